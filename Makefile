@@ -1,0 +1,58 @@
+# Two commands on a fresh machine: `make demo` and `make test`.  Both can be run again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-more lint clean
+
+PYTHON ?= python3
+PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo "$$python" && break; done)
+ARGS ?=
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile | expand -t 18
+	@echo "  PYTHON=... chooses the Python, ARGS='-k floors' goes to pytest"
+
+demo: .venv/.installed ## train, sample and evaluate on real digits
+	.venv/bin/jaxdiff train --config=configs/digits.py --workdir=runs/digits
+	.venv/bin/jaxdiff sample --workdir=runs/digits --num=64 --label=3
+	.venv/bin/jaxdiff evaluate --workdir=runs/digits
+	.venv/bin/jaxdiff report --workdir=runs/digits
+
+test: .venv/.installed-dev ## lint and the full suite, on the CPU
+	.venv/bin/ruff check .
+	JAX_PLATFORMS=cpu .venv/bin/pytest --cov --cov-report=term $(ARGS)
+	@echo "line coverage: $$(.venv/bin/coverage report --format=total) %"
+
+ifeq ($(value PYTHON312),none)
+test-more: ## the smoke tests on Python 3.12 and the newest jax
+	@echo "test-more: skipped, since PYTHON312=none"
+else
+test-more: .venv312/.installed-dev
+	JAX_PLATFORMS=cpu .venv312/bin/pytest -m smoke $(ARGS)
+endif
+
+lint: .venv/.installed-dev ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+clean: ## remove environments, caches and builds; runs/ stays
+	rm -rf .venv .venv312 .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is written when all is installed, so that what was interrupted is tried again.
+.venv/.installed: setup.cfg pyproject.toml
+	@bash .ci/install .venv "$(PYTHON)" .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@bash .ci/install .venv "$(PYTHON)" '.[dev]'
+	@touch $@
+
+.venv312/.installed-dev: setup.cfg pyproject.toml
+	@python="$(PYTHON312)"; [ -n "$$python" ] || { echo "test-more: no Python 3.12 found;" \
+		"PYTHON312=/path/to/python3.12 names one, PYTHON312=none skips these tests" >&2; exit 1; }; \
+	bash .ci/install .venv312 "$$python" '.[dev]'
+	@touch $@

@@ -1,0 +1,62 @@
+"""Class-conditional diffusion on scikit-learn's 8x8 handwritten digits: the embedded default.
+
+Reaches: see README (measured by `make demo`, 2 CPU cores).
+Source: EDM preconditioning and levels (Karras et al. 2022) on a small DDPM++ UNet.
+Command: jaxdiff train --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config; `tiny` is a network of a few thousand parameters and two steps, for tests."""
+    if arg not in ("", "tiny"):
+        raise ValueError(f"configs/digits.py takes no argument {arg!r}; it may be 'tiny'")
+    tiny = arg == "tiny"
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = {"name": "digits", "split": "train"}
+    config.held_out = {"name": "digits", "split": "test"}
+    config.prepare = {"name": "images", "flip": False}
+
+    config.network = {
+        "name": "SongUNet", "channels": 8 if tiny else 32, "mults": (1, 2), "blocks": 1, "attention": (4,),
+        "dropout": 0.0, "num_classes": 10, "dtype": "float32",
+    }
+    config.process = {"name": "EDM"}
+    config.parameterization = {"name": "edm", "sigma_data": 0.5}
+    config.objective = {
+        "name": "denoising", "drop": 0.1,
+        "levels": {"name": "lognormal", "mean": -0.8, "std": 1.2}, "weighting": {"name": "native"},
+    }
+
+    config.batch = 16 if tiny else 128
+    config.accumulate = 1
+    config.train_images = 32 if tiny else 192_000
+    config.optimizer = {
+        "name": "adam", "b2": 0.99,
+        "learning_rate": {"name": "linear_schedule", "init_value": 0.0, "end_value": 2e-3,
+                          "transition_steps": 100},
+    }
+    config.clip_norm = placeholder(float)
+    config.ema = ("decay_0.99",)
+    config.max_skipped = 20
+
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ()}
+
+    config.save_every_steps = 1 if tiny else 500
+    config.keep_checkpoints = 2
+    config.log_every_steps = 1 if tiny else 50
+    config.picture_every_steps = 0 if tiny else 500
+    config.tensorboard = not tiny
+
+    config.sampler = {"name": "heun"}
+    config.times = {"name": "karras", "steps": 2 if tiny else 18}
+    config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
+    config.sample = {"num": 64, "batch": 16 if tiny else 250, "seed": 0, "ema": placeholder(str)}
+    config.evaluate = {
+        "num": 32 if tiny else 1000, "seed": 1, "features": ("pixels", "digits"), "classifier": "digits",
+    }
+    return config.lock()

@@ -1,0 +1,5 @@
+"""`python -m jaxdiff`."""
+
+from jaxdiff.main import run
+
+run()

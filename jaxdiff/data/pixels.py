@@ -1,0 +1,67 @@
+"""From the bytes of images to numbers in [-1, 1], and back.
+
+A `prepare(batch, key, frozen=None) -> {"x0", "cond"}` runs on the device inside the step.
+Its randomness comes from the step's key and is drawn for the whole global batch, so that
+row i gets the same draw on any mesh.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.protocols import Array, Batch, Key, Params
+
+__all__ = ["as_is", "images", "to_float", "to_uint8"]
+
+
+def to_float(image: Array) -> Array:
+    """Returns x = v / 127.5 - 1, float32 in [-1, 1], of uint8 values v in 0..255; numpy or JAX."""
+    xp = image.__array_namespace__()
+    return (image.astype(xp.float32) - 127.5) / 127.5  # v / 127.5 - 1 ends at 1.0000001 under `jit`
+
+
+def to_uint8(x: Array) -> Array:
+    """Returns v = clip(round(127.5 (x + 1)), 0, 255), uint8; numpy or JAX, any shape.
+
+    The inverse of `to_float`; ties go to the even level, so that 0 becomes 128.  NaN becomes 0.
+    """
+    xp = x.__array_namespace__()
+    x = xp.where(xp.isnan(x), -1, x.astype(xp.float32))
+    return xp.clip(xp.round((x + 1) * 127.5), 0, 255).astype(xp.uint8)
+
+
+def as_is(batch: Batch, key: Key | None = None, frozen: Params = None) -> dict:
+    """Returns the batch unchanged, with a `cond` of None where it has none."""
+    del key, frozen
+    return {"cond": None, **batch}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """See `images`; equal options make equal parts, which compile once."""
+
+    flip: bool = False
+
+    def __call__(self, batch: Batch, key: Key, frozen: Params = None) -> dict:
+        del frozen
+        x0 = to_float(batch["image"])
+        if self.flip:
+            flipped = jax.random.bernoulli(key, 0.5, (len(x0), 1, 1, 1))
+            x0 = jnp.where(flipped, x0[:, :, ::-1], x0)
+        cond = {name: value for name, value in batch.items() if name != "image"}
+        return {"x0": x0, "cond": cond or None}
+
+
+def images(*, flip: bool = False) -> Images:
+    """Makes the `prepare` of images.
+
+    Args:
+      flip: mirror every image left to right with probability 1/2.
+
+    Returns:
+      `prepare(batch, key, frozen=None)`, which turns `{"image": uint8 [b, h, w, c], ...}` into
+      `{"x0": float32 [b, h, w, c] in [-1, 1], "cond": {...}}`; `cond` holds whatever stands beside
+      the image (`label`: int32 [b]), and is None where nothing does.
+    """
+    return Images(flip)

@@ -1,0 +1,68 @@
+"""A residual network on vectors, for examples and tests."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdiff import layers
+from jaxdiff.networks.labels import label_of
+from jaxdiff.protocols import Array, Cond
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron on vectors, shown the noise level by Fourier features.
+
+    Attributes:
+      width: of the hidden layers.
+      depth: number of hidden layers, at least 1.
+      num_classes: 0 for no condition; label `num_classes` is "no class", the zero vector.
+      frequencies: number of random frequencies of the noise level.
+      dtype: what the hidden layers compute in, `float32` or `bfloat16`.
+
+    Raises:
+      ValueError: a choice that is not listed above.
+    """
+
+    width: int = 128
+    depth: int = 3
+    num_classes: int = 0
+    frequencies: int = 16
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"MLP has no dtype {self.dtype!r}; it may be float32 or bfloat16")
+        if min(self.width, self.depth, self.frequencies) < 1:
+            raise ValueError("width, depth and frequencies of MLP are at least 1, got "
+                             f"{self.width}, {self.depth} and {self.frequencies}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, c_noise: Array, cond: Cond = None, *, train: bool = False) -> Array:
+        """Returns the prediction [b, d] float32.
+
+        Args:
+          x: [b, d].
+          c_noise: [b].
+          cond: `{"label": [b]}`, integers in [0, num_classes], or None where num_classes is 0.
+          train: changes nothing; every network takes it.
+
+        Raises:
+          ValueError: x is not [b, d]; a condition that does not fit `num_classes`.
+        """
+        del train
+        if x.ndim != 2:
+            raise ValueError(f"MLP takes vectors [b, d], got {x.shape}")
+        label = label_of(cond, self.num_classes)
+        emb = layers.Fourier(2 * self.frequencies, scale=0.5, name="map_noise")(c_noise)
+        emb = nn.Dense(self.width, name="map_layer0")(emb)
+        if label is not None:
+            emb = emb + layers.LabelEmbedding(self.num_classes, self.width, name="map_label")(label)
+        emb = nn.silu(emb)
+        h = nn.Dense(self.width, dtype=self.dtype, name="in")(layers.batched(x))
+        for i in range(self.depth):
+            shift = nn.Dense(self.width, name=f"affine{i}")(emb).astype(h.dtype)
+            h = layers.batched(nn.silu(nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(h) + shift))
+        small = nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")
+        return nn.Dense(x.shape[-1], dtype="float32", kernel_init=small, name="out")(h.astype(jnp.float32))

@@ -1,0 +1,41 @@
+"""Weightings of the loss: `w(λ)` on the squared error of ε, in expectation over the levels drawn.
+
+One convention for all recipes: what multiplies |δε|² where λ = 2 ln(α/σ) is the log-SNR.
+With |δx0|² = e^-λ |δε|² and |δv|² = |δε|²/sigmoid(λ), each is one line.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.protocols import Array
+
+__all__ = ["edm", "eps", "min_snr", "native", "v", "x0"]
+
+
+def native(logsnr: Array) -> None:
+    """Weight 1 on whatever the network predicts: multiplies nothing."""
+
+
+def eps(logsnr: Array) -> Array:
+    """Weight 1 on ε: DDPM's simple loss (Ho et al. 2020, eq. 14)."""
+    return jnp.ones_like(logsnr)
+
+
+def x0(logsnr: Array) -> Array:
+    """Weight 1 on x0."""
+    return jnp.exp(-logsnr)
+
+
+def v(logsnr: Array) -> Array:
+    """Weight 1 on v of the variance-preserving frame (Salimans & Ho 2022, eq. 11: SNR + 1 on x0)."""
+    return 1 / jax.nn.sigmoid(logsnr)
+
+
+def edm(logsnr: Array, *, sigma_data: float = 0.5) -> Array:
+    """EDM's λ(σ) = (σ² + σ_d²)/(σ σ_d)² on x0, which makes every level's loss 1 at the start."""
+    return (jnp.exp(-logsnr) + sigma_data**2) / sigma_data**2
+
+
+def min_snr(logsnr: Array, *, gamma: float = 5.0) -> Array:
+    """min(SNR, γ)/SNR, that is min(SNR, γ) on x0 (Hang et al. 2023, eq. 9)."""
+    return jnp.minimum(1.0, gamma * jnp.exp(-logsnr))

@@ -1,0 +1,109 @@
+"""Sampling in batches, on a mesh: sample i depends on (key, i) alone."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxdiff import process as processes
+from jaxdiff.denoiser import Denoiser
+from jaxdiff.protocols import Key
+from jaxdiff.times import Times
+
+__all__ = ["generate", "stream"]
+
+AHEAD = 2  # batches
+
+
+def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, shape: tuple[int, ...],
+           indices: Sequence[int], batch: int = 256, cond_of: Callable | None = None,
+           then: Callable | None = None, mesh: Any = None) -> Iterator[tuple[np.ndarray, Any, int]]:
+    """Yields the samples of `indices`, batch by batch.
+
+    Args:
+      denoiser: D(x, t, cond).
+      sampler: from `jaxdiff.samplers`, options bound by `jaxdiff.build.build` or `functools.partial`.
+      times: the grid.
+      key: one; sample i is drawn from it and i, whatever the batch or the mesh.  Always threefry inside:
+        under other generators a folded key in `vmap` differs from the same outside.
+      shape: of one sample.
+      indices: which samples, any non-negative integers.
+      batch: samples a call; the last call is padded to it and cut.
+      cond_of: `indices [batch] -> Cond`, numpy or JAX arrays.
+      then: `x [batch, ...] -> pytree`, inside the same `jit`: quantise, decode, extract features.
+      mesh: a mesh `(data, fsdp, tensor)` to split batches over.
+
+    Yields:
+      (indices [n], then(x) as numpy with leading n, nfe).
+
+    Raises:
+      ValueError: batch < 1, or a batch that does not divide over the mesh.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    lies = None
+    if mesh is not None:
+        lies = NamedSharding(mesh, P(("data", "fsdp")))
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        if batch % parts:
+            raise ValueError(f"a sampling batch of {batch} does not divide over {parts} devices")
+    key = _threefry(key)
+    indices = np.asarray(indices, np.int64)
+    pending: deque = deque()
+    for start in range(0, len(indices), batch):
+        part = indices[start:start + batch]
+        padded = np.concatenate([part, np.full(batch - len(part), part[-1])]).astype(np.uint32)
+        cond = None if cond_of is None else jax.tree.map(jnp.asarray, dict(cond_of(padded)))
+        given = (jnp.asarray(padded), cond)
+        if lies is not None:
+            given = jax.device_put(given, lies)
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            out = _draw(denoiser, key, *given, times, sampler, shape, then)
+        pending.append((part, out))
+        if len(pending) > AHEAD:
+            yield _fetched(*pending.popleft())
+    while pending:
+        yield _fetched(*pending.popleft())
+
+
+@partial(jax.jit, static_argnames=("sampler", "shape", "then"))
+def _draw(denoiser: Denoiser, key: Key, indices: jax.Array, cond: Any, times: Times, sampler: Callable,
+          shape: tuple[int, ...], then: Callable | None) -> tuple[Any, Any]:
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)  # [b, 2]
+    noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys[:, 0])
+    x = processes.prior_scale(denoiser.process, np.float64(times.t[0])) * noise
+    x, aux = sampler(denoiser, x.astype(jnp.float32), times, keys[:, 1], cond=cond)
+    return (x if then is None else then(x)), aux["nfe"]
+
+
+def _threefry(key: Key) -> Key:
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise ValueError(f"the key must be one typed key, jax.random.key(seed), got {key.dtype}{list(key.shape)}")
+    if jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0, impl="threefry2x32")):
+        return key
+    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+
+
+def _fetched(part: np.ndarray, out: tuple) -> tuple[np.ndarray, Any, int]:
+    made, nfe = out
+    return part, jax.tree.map(lambda a: np.asarray(a)[: len(part)], made), int(np.max(nfe))
+
+
+def generate(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, num: int, shape: tuple[int, ...],
+             **options: Any) -> np.ndarray:
+    """Returns samples 0 .. num - 1, [num, *shape] float32; options as in `stream`.
+
+    Raises:
+      ValueError: num < 1.
+    """
+    if num < 1:
+        raise ValueError(f"num must be at least 1, got {num}")
+    made = [x for _, x, _ in stream(denoiser, sampler, times, key, shape=shape, indices=range(num), **options)]
+    return np.concatenate(made)

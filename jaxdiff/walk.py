@@ -1,0 +1,143 @@
+"""The one scan over a grid, on which every sampler with fixed steps stands.
+
+`walk` makes the rows (t, s, α and σ at both ends, and the sampler's coefficients) in float64
+on the host, calls `step` for each and ends.  Two kinds of step it makes itself, alike for all
+samplers, because no formula in σ/α or its logarithm holds there: from α = 0 and into σ = 0 the
+step is the first-order one,
+
+    x_s = α_s D + (σ_s/σ_t)(x - α_t D),
+
+which for s = 0 is the denoised estimate, exactly: no sample keeps a trace of noise.  From pure
+noise it has the law of any stochastic step too, since there x is independent of x0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import process as processes
+from jaxdiff.denoiser import Denoiser
+from jaxdiff.protocols import Array, Cond, Key
+from jaxdiff.times import Times
+
+__all__ = ["Row", "gaussian", "walk"]
+
+
+class Row(NamedTuple):
+    """One interval, from t to s; inside a step all are scalars of the dtype of x.
+
+    `c` holds what the sampler's `coefficients` returned for it, `i` its place in the grid.
+    """
+
+    i: Array
+    t: Array
+    s: Array
+    alpha_t: Array
+    sigma_t: Array
+    alpha_s: Array
+    sigma_s: Array
+    c: Any = ()
+
+
+def gaussian(key: Key | None, index: tuple[Array, int], mean: Array, std: Array) -> Array:
+    """Draws `mean + std ε`, from a key folded with the step and the number of the draw within it.
+
+    Args:
+      key: one key, or one a sample, [b]: then sample i depends on its own key alone.
+      index: (step, draw within the step).
+      mean: [b, ...].
+      std: broadcasts against `mean`.
+
+    Raises:
+      ValueError: the key is None.
+    """
+    if key is None:
+        raise ValueError("this sampler draws noise: give it a key")
+
+    def unit(key: Key, like: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index[0]), index[1]), like.shape, like.dtype)
+
+    return mean + std * (jax.vmap(unit)(key, mean) if key.ndim else unit(key, mean))
+
+
+def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | None, *, cond: Cond = None,
+         coefficients: Callable | None = None, carry: Any = (), evals: int = 1, draw: Callable = gaussian,
+         observe: Callable | None = None) -> tuple[Array, dict]:
+    """Moves x from `times.t[0]` to `times.t[-1]`.
+
+    Args:
+      step: `(D, x, row, carry, noise) -> (x, carry, x0)`, with `D(x, t)` bound to `cond` and
+        `noise(mean, std) -> x`.
+      denoiser: also names the process.
+      x: [b, ...], at the level of the first time.
+      times: the grid.
+      key: for `draw`; None for a sampler that draws nothing.
+      cond: leaves [b, ...].
+      coefficients: `rows -> pytree of [n]`, from rows of numpy float64 [n]: those steps that `step` makes.
+      carry: what `step` hands on, initially.
+      evals: denoiser calls of one `step`.
+      draw: `(key, (i, number), mean, std) -> x`; a test replaces it to get the exact law, a policy
+        gradient to replay a path and read its log-densities.
+      observe: `(row, x, x0) -> pytree`, x after the step; its results come back stacked over the steps.
+
+    Returns:
+      x and `{"nfe": denoiser calls, "seen": records or None}`.
+    """
+    rows = _rows(denoiser.process, times)
+    last = times.steps - (times.t[-1] == 0)
+    first = min(int(rows.alpha_t[0] == 0), last)
+    bound = lambda x, t: denoiser(x, t, cond)
+    seen: list = []
+    if first:
+        x, record = _edge(bound, x, _cast(_take(rows, 0), x.dtype), observe)
+        seen.append(record)
+    if first < last:
+        middle = _take(rows, slice(first, last))
+        middle = middle._replace(c=() if coefficients is None else coefficients(middle))
+
+        def body(state: tuple, row: Row) -> tuple:
+            x, x0, carry = _stepped(step, bound, state, row, key, draw)
+            return (x, carry), observe(row, x, x0) if observe else None
+
+        (x, carry), record = jax.lax.scan(body, (x, carry), _cast(middle, x.dtype))
+        seen.append(record)
+    if last < times.steps:
+        x, record = _edge(bound, x, _cast(_take(rows, last), x.dtype), observe)
+        seen.append(record)
+    nfe = first + evals * (last - first) + (times.steps - last)
+    return x, {"nfe": nfe, "seen": jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen) if observe else None}
+
+
+def _rows(process: Any, times: Times) -> Row:
+    t = np.asarray(times.t, np.float64)
+    with np.errstate(divide="ignore"):
+        alpha, sigma = processes.alpha(process, t), processes.sigma(process, t)
+    alpha, sigma = np.where(t == 0, 1.0, alpha), np.where(t == 0, 0.0, sigma)  # in a grid 0 means the data
+    return Row(np.arange(times.steps), t[:-1], t[1:], alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
+
+
+def _take(rows: Row, where: Any) -> Row:
+    return jax.tree.map(lambda values: values[where], rows)
+
+
+def _cast(rows: Row, dtype: Any) -> Row:
+    """Rounds the host's float64 to the dtype of the state, once; integers stay what they are."""
+    return jax.tree.map(lambda v: jnp.asarray(v, dtype if np.issubdtype(v.dtype, np.floating) else jnp.int32), rows)
+
+
+def _edge(bound: Callable, x: Array, row: Row, observe: Callable | None) -> tuple[Array, Any]:
+    x0 = bound(x, row.t)
+    scale = row.sigma_s / row.sigma_t
+    x = scale * x + (row.alpha_s - row.alpha_t * scale) * x0
+    return x, jax.tree.map(lambda value: jnp.asarray(value)[None], observe(row, x, x0)) if observe else None
+
+
+def _stepped(step: Callable, bound: Callable, state: tuple, row: Row, key: Key | None, draw: Callable) -> tuple:
+    x, carry = state
+    draws = iter(range(1_000_000))  # counted while tracing: every call of `noise` within a step is its own
+    noise = lambda mean, std: draw(key, (row.i, next(draws)), mean, std)
+    x_next, carry, x0 = step(bound, x, row, carry, noise)
+    return x_next, x0, carry

@@ -1,0 +1,123 @@
+"""A config is the whole experiment; a stranger's part needs no edit here."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import experiment, overrides
+from jaxdiff.main import main
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+DIGITS = str(Path(__file__).parents[1] / "configs" / "digits.py")
+
+
+def tiny(*pairs):
+    return overrides.apply(overrides.load(f"{DIGITS}:tiny"), pairs)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_and_takes_two_steps(path, tmp_path):
+    assert main(["train", f"--config={path}:tiny", f"--workdir={tmp_path}"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and not any(line["skipped"] for line in lines)
+    assert main(["sample", f"--workdir={tmp_path}", "--num=2"]) == 0
+    assert main(["evaluate", f"--workdir={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_what_it_reaches_and_how(path):
+    header = path.read_text().split('"""')[1]
+    assert "Reaches:" in header and f"jaxdiff train --config=configs/{path.name}" in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_locked_and_survives_json(path):
+    config = overrides.load(str(path))
+    assert config.is_locked
+    values = experiment.as_json(config)
+    again = experiment.from_json(json.loads(json.dumps(values)))
+    assert experiment.as_json(again) == values and again.is_locked
+    assert again.network.mults == config.network.mults  # tuples, or Flax cannot hash the module
+
+
+def test_guidance_at_scale_one_is_left_out():
+    """G25: scale 1 costs one evaluation, not two."""
+    example = experiment.loader(tiny(), experiment.meshed(tiny())).example
+    for scale, evaluations in (("1.0", 1), ("2.0", 2), ("0.0", 2)):
+        config = tiny(("guidance.classifier_free.scale", scale))
+        made = experiment.generation(config, experiment.model(config, example))
+        assert made.evaluations == evaluations and made.scale == float(scale)
+
+
+def test_the_unconditional_is_one_index_past_the_classes():
+    config = tiny()
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    assert made.null["label"] == 10 and made.objective.null is made.null and made.shape == (8, 8, 1)
+
+
+def test_labels_go_through_the_classes_in_turn():
+    config = tiny()
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    np.testing.assert_array_equal(experiment.labels_of((), made)(np.arange(12))["label"], [*range(10), 0, 1])
+    np.testing.assert_array_equal(experiment.labels_of((7, 2), made)(np.arange(3))["label"], [7, 2, 7])
+
+
+def test_building_twice_gives_equal_samplers_that_share_a_trace():
+    config = tiny(("sampler", "{'name': 'ddim', 'eta': 0.5}"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    one, two = experiment.generation(config, made), experiment.generation(config, made)
+    assert one.sampler == two.sampler and hash(one.sampler) == hash(two.sampler) and one.times == two.times
+
+
+PARTS = '''
+"""A stranger's parts."""
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxdiff import samplers
+
+
+class Net(nn.Module):
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, x, c_noise, cond=None, *, train=False):
+        return nn.Conv(x.shape[-1], (3, 3), name="conv")(x) * jnp.cos(c_noise)[:, None, None, None]
+
+
+def half(logsnr, *, height: float = 0.5):
+    return jnp.full_like(logsnr, height)
+
+
+def lazy(denoiser, x, times, key=None, *, cond=None, walk=None, twice: bool = False):
+    return samplers.ddim(denoiser, x, times, key, cond=cond)
+'''
+
+
+def test_a_users_own_parts_plug_in_by_dotted_path(tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    words = ["--config.network={'name': 'my_lab:Net', 'width': 3}", "--config.objective.drop=0.0",
+             "--config.objective.weighting={'name': 'my_lab:half'}", "--config.sampler={'name': 'my_lab:lazy'}"]
+    assert main(["train", f"--config={DIGITS}:tiny", f"--workdir={tmp_path / 'run'}", *words]) == 0
+    assert main(["sample", f"--workdir={tmp_path / 'run'}", "--num=2"]) == 0
+    sys.modules.pop("my_lab", None)
+
+
+def test_what_is_built_is_frozen():
+    config = tiny()
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.accumulate = 2
+
+
+def test_bfloat16_networks_keep_their_state_in_float32():
+    """G09: weights kept in bfloat16 do not move at small learning rates."""
+    config = tiny(("network.dtype", "bfloat16"), ("ema", "('decay_0.9', 'power_0.1')"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(made.shapes(experiment.meshed(config)))}
+    assert kinds <= {np.dtype("float32"), np.dtype("int32")}
