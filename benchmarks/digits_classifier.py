@@ -1,7 +1,7 @@
 """Trains the digits classifier that `jaxdiff.metrics.features.digits` ships, and writes its weights.
 
 Source: scikit-learn's 8x8 digits, the 1,500 of the train split only; the 297 others are judged once.
-Command: python -m benchmarks.digits_classifier   (20 s on 2 CPU cores; same weights at every run)
+Command: python -m benchmarks.digits_classifier   (25 s on 2 CPU cores; every run gives the same file)
 """
 
 import argparse
@@ -16,9 +16,9 @@ from flax.traverse_util import flatten_dict
 from jaxdiff import data
 from jaxdiff.metrics import convnet
 
-BATCH, STEPS, RATE = 125, 900, 3e-3
-SMOOTHING = 0.02  # of labels: a judge that is never quite sure, also of images unlike any it saw
-NOISE = 0.3  # largest standard deviation added, in units of [-1, 1]
+# Chosen by cross-validation within the train split: 99.3 % right at a mean confidence of 99.6 %.
+BATCH, STEPS, RATE = 125, 1800, 3e-3
+NOISE = 0.2  # largest standard deviation added, in units of [-1, 1]
 
 
 def scaled(images: np.ndarray) -> jax.Array:
@@ -36,7 +36,7 @@ def augment(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.clip(jax.vmap(cut)(padded, corners) + level * jax.random.normal(noise_key, x.shape), -1, 1)
 
 
-def train(x: jax.Array, label: jax.Array, *, seed: int, steps: int = STEPS) -> tuple[dict, np.ndarray]:
+def train(x: jax.Array, label: jax.Array, *, seed: int, steps: int) -> tuple[dict, np.ndarray]:
     """Returns the parameters after `steps` of AdamW on a cosine schedule, and the losses."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
     net = convnet.Convnet()
@@ -46,8 +46,7 @@ def train(x: jax.Array, label: jax.Array, *, seed: int, steps: int = STEPS) -> t
         pick_key, augment_key = jax.random.split(key)
         picked = jax.random.choice(pick_key, len(x), (BATCH,))
         logits = net.apply({"params": params}, augment(augment_key, x[picked]))[1]
-        wanted = optax.smooth_labels(jax.nn.one_hot(label[picked], net.classes), SMOOTHING)
-        return optax.softmax_cross_entropy(logits, wanted).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label[picked]).mean()
 
     @jax.jit
     def step(params, opt_state, key):
@@ -74,15 +73,17 @@ def logits(params: dict, images: np.ndarray) -> np.ndarray:
     return np.asarray(convnet.Convnet().apply({"params": params}, scaled(images))[1])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Trains, prints the accuracy on both splits, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=convnet.WEIGHTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     splits = {name: data.digits(split=name) for name in ("train", "test")}
     learnt = splits["train"]
-    params, losses = train(scaled(learnt["image"]), jnp.asarray(learnt["label"]), seed=options.seed)
+    x, label = scaled(learnt["image"]), jnp.asarray(learnt["label"])
+    params, losses = train(x, label, seed=options.seed, steps=options.steps)
     params = stored(params)
     about = {"seed": options.seed}
     print(f"loss {losses[0]:.3f} -> {losses[-50:].mean():.3f}")

@@ -84,11 +84,13 @@ def resolve(name: str, home: ModuleType) -> Callable:
     """Finds the callable that `name` stands for; see `build`."""
     if ":" in name:
         return _imported(name)
-    names = [public for public in home.__all__ if callable(getattr(home, public))]
-    if name not in names:
+    part = getattr(home, name) if name in home.__all__ else None
+    if not callable(part):
         slot = home.__name__.rpartition(".")[2]
+        # `vars`, not `getattr`: a look at every name would wake deprecated ones.
+        names = [public for public in home.__all__ if callable(vars(home).get(public))]
         raise ValueError(f"unknown {slot} {name!r}{nearest(name, names)}")
-    return getattr(home, name)
+    return part
 
 
 def _imported(name: str) -> Callable:

@@ -75,7 +75,7 @@ def _fingerprint_of(folder: epath.Path) -> dict | None:
     for step in reversed(steps(Store(folder, None, None))):
         try:
             return _meta(folder / str(step))["fingerprint"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, _Damaged):
             continue
     return None
 

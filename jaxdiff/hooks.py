@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ def summaries(workdir: Path) -> Any:
 
     Imported here alone: TensorFlow and TensorBoard cost seconds and half a gigabyte.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with five lines otherwise
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow would say four lines about it
     from clu import metric_writers
 
     return metric_writers.create_default_writer(str(workdir), asynchronous=False)
@@ -152,7 +152,7 @@ def tile(images: np.ndarray, *, columns: int | None = None, least: int = 256) ->
     return grid.repeat(scale, 0).repeat(scale, 1)
 
 
-def progress(start: int, steps: int, *, batch: int, lines_every: int, out: TextIO | None = None) -> Hook:
+def progress(start: int, steps: int, *, batch: int, lines_every: int, out: Any = None) -> Hook:
     """Returns the hook that shows step, loss, images per second and time left: a bar on a terminal, plain lines,
     every `lines_every` steps, elsewhere."""
     out = out or sys.stderr

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 from jaxdiff.build import nearest
 
@@ -112,7 +112,7 @@ def _coerced(key: str, text: str, place: ConfigDict, last: str) -> Any:
         return ValueError(f"--config.{key} must be {wanted}, got {text!r}")
 
     if value is None:
-        if place.get_ref(last).get() is None or _is_placeholder(place, last):
+        if place[last] is None:
             return None
         raise refuse(f"{kind.__name__}; it cannot be unset")
     if issubclass(kind, ConfigDict):
@@ -134,11 +134,6 @@ def _coerced(key: str, text: str, place: ConfigDict, last: str) -> Any:
     if kind is tuple:
         return value if isinstance(value, tuple) else tuple(value) if isinstance(value, list) else (value,)
     return text if kind is str else value
-
-
-def _is_placeholder(place: ConfigDict, last: str) -> bool:
-    reference = place.get_ref(last)
-    return isinstance(reference, FieldReference) and not reference.required and reference.get() is None
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -6,7 +6,7 @@ Time runs from 0 (data) to 1 (noise).  `eps` is unit noise, `x0` the clean data.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 
@@ -25,6 +25,7 @@ Metrics = dict[str, Array]
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Process(Protocol):
     """`x_t = alpha(t) x0 + sigma(t) eps`; all else is derived in `jaxdiff.process`.
 
@@ -38,6 +39,7 @@ class Process(Protocol):
     def log_sigma(self, t: Array) -> Array: ...
 
 
+@runtime_checkable
 class Parameterization(Protocol):
     """What a network predicts, `y = A x0 + B eps`, and what it is shown."""
 
@@ -46,6 +48,7 @@ class Parameterization(Protocol):
     def c_noise(self, logsnr: Array) -> Array: ...
 
 
+@runtime_checkable
 class Network(Protocol):
     """A Linen module: `(x [b, ...], c_noise [b], cond) -> [b, ...]` float32."""
 
@@ -62,6 +65,7 @@ class Context(NamedTuple):
     frozen: Any = None
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss over everything that is trained.
 

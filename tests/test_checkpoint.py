@@ -92,7 +92,7 @@ def damage_truncate(folder):
 
 
 def damage_remove(folder):
-    shutil.rmtree(folder / "params" / "ocdbt.process_0")
+    shutil.rmtree(folder / "params" / "d")
 
 
 DAMAGES = [damage_empty, damage_meta, damage_truncate, damage_remove]
@@ -130,7 +130,7 @@ def test_a_reader_names_the_damaged_step_and_the_newest_sound_one_and_touches_no
 
 def test_a_flipped_bit_in_the_numbers_is_found(tmp_path):
     # Orbax itself reads such a file without a word.
-    big = train.State(jnp.int32(1), {"w": jax.random.normal(jax.random.key(0), (256, 256))}, {}, ())
+    big = train.State(jnp.int32(1), {"w": jax.random.normal(jax.random.key(0), (256, 256))}, {"decay_0.9": {"w": jnp.ones(1)}}, ())
     store = checkpoint.opened(str(tmp_path), PRINT)
     checkpoint.save(store, big, 1)
     checkpoint.finish(store)

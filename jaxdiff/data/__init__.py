@@ -9,8 +9,8 @@ device (`prepare`) is in `jaxdiff.data.pixels`.
 
 from jaxdiff.data import pixels
 from jaxdiff.data.catalogue import tfds
-from jaxdiff.data.embedded import MIXTURE, digits, mixture
+from jaxdiff.data.embedded import MIXTURE, digits, mixture, mock
 from jaxdiff.data.files import folder
 from jaxdiff.data.order import batches, fingerprint
 
-__all__ = ["MIXTURE", "batches", "digits", "fingerprint", "folder", "mixture", "pixels", "tfds"]
+__all__ = ["MIXTURE", "batches", "digits", "fingerprint", "folder", "mixture", "mock", "pixels", "tfds"]

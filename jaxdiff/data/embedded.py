@@ -1,4 +1,4 @@
-"""Sources that need no download: the 8x8 digits of scikit-learn and a mixture in the plane."""
+"""Sources that need no download: the 8x8 digits of scikit-learn, a mixture in the plane, mock images."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.build import nearest
 
-__all__ = ["MIXTURE", "Mixture", "digits", "mixture"]
+__all__ = ["MIXTURE", "Mixture", "digits", "mixture", "mock"]
 
 SPLITS = ("train", "test", "all")
 
@@ -77,3 +77,24 @@ def mixture(*, n: int = 8192, seed: int = 0) -> dict[str, np.ndarray]:
     which = rng.choice(len(MIXTURE.weights), size=n, p=MIXTURE.weights)
     x0 = np.asarray(MIXTURE.means)[which] + np.asarray(MIXTURE.stds)[which, None] * rng.randn(n, 2)
     return {"x0": x0.astype(np.float32)}
+
+
+def mock(*, shape: tuple, classes: int = 0, num: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns random images of any shape, with which a config is tried where its data are not.
+
+    Args:
+      shape: (height, width, channels).
+      classes: labels go through 0 .. classes - 1 in turn; 0 for no labels.
+      num: of images, >= 1.
+      seed: of the pixels.
+
+    Returns:
+      `{"image": uint8 [num, *shape], "label": int32 [num]}`.
+
+    Raises:
+      ValueError: a shape that is not an image's, or `num` below 1.
+    """
+    if len(shape) != 3 or min(shape) < 1 or num < 1:
+        raise ValueError(f"mock needs a shape (height, width, channels) and num >= 1, got {shape} and {num}")
+    image = np.random.RandomState(seed).randint(0, 256, (num, *shape)).astype(np.uint8)
+    return {"image": image} | ({"label": np.arange(num, dtype=np.int32) % classes} if classes else {})

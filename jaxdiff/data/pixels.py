@@ -42,6 +42,7 @@ class Images:
     """See `images`; equal options make equal parts, which compile once."""
 
     flip: bool = False
+    conditions: tuple[str, ...] = ("label",)
 
     def __call__(self, batch: Batch, key: Key, frozen: Params = None) -> dict:
         del frozen
@@ -49,19 +50,20 @@ class Images:
         if self.flip:
             flipped = jax.random.bernoulli(key, 0.5, (len(x0), 1, 1, 1))
             x0 = jnp.where(flipped, x0[:, :, ::-1], x0)
-        cond = {name: value for name, value in batch.items() if name != "image"}
+        cond = {name: batch[name] for name in self.conditions if name in batch}
         return {"x0": x0, "cond": cond or None}
 
 
-def images(*, flip: bool = False) -> Images:
+def images(*, flip: bool = False, conditions: tuple = ("label",)) -> Images:
     """Makes the `prepare` of images.
 
     Args:
       flip: mirror every image left to right with probability 1/2.
+      conditions: what beside the image becomes the condition, where it is there; () for none.
 
     Returns:
       `prepare(batch, key, frozen=None)`, which turns `{"image": uint8 [b, h, w, c], ...}` into
-      `{"x0": float32 [b, h, w, c] in [-1, 1], "cond": {...}}`; `cond` holds whatever stands beside
-      the image (`label`: int32 [b]), and is None where nothing does.
+      `{"x0": float32 [b, h, w, c] in [-1, 1], "cond": {...}}`; `cond` is None where
+      there is nothing to hold.
     """
-    return Images(flip)
+    return Images(flip, tuple(conditions))

@@ -48,7 +48,7 @@ class Fourier(nn.Module):
       scale: standard deviation of the frequencies, > 0.
       phases: draw phases.
 
-    Source: Tancik et al. 2020; NCSN++ (Song et al. 2021); with phases, Karras et al. 2024 (EDM2), eq. 75.
+    Source: Tancik et al. 2020; NCSN++ (Song et al. 2021); with phases, Karras et al. 2024 (EDM2).
     """
 
     channels: int
@@ -75,7 +75,7 @@ class Fourier(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A linear map of the one-hot class, times √num_classes so that its input has unit variance-like size.
+    """A linear map of the one-hot class times √num_classes, which gives its input unit mean square.
 
     Index `num_classes`, the null class, is the zero vector.
 

@@ -4,8 +4,6 @@
 """
 
 import functools
-import zipfile
-import zlib
 from pathlib import Path
 
 import flax.linen as nn
@@ -54,8 +52,8 @@ def load(path: Path = WEIGHTS) -> tuple[Params, dict[str, int]]:
       path: an `.npz` file, whose arrays bear the names of `Convnet`'s parameters; no pickles.
 
     Returns:
-      The parameters, numpy float32, and what the file tells of them: `seed`, and how many images
-      of each split are classified rightly (`train_correct` of `train`, `test_correct` of `test`).
+      The parameters, numpy float32, and what the file tells of them: `seed`, and how many images of
+      each split they classify rightly (`train_correct` of `train`, `test_correct` of `test`).
 
     Raises:
       ValueError: the file is missing, damaged or of another network.
@@ -66,7 +64,7 @@ def load(path: Path = WEIGHTS) -> tuple[Params, dict[str, int]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive raises whatever its first wrong byte leads to
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     about = {name.removeprefix(ABOUT): int(arrays.pop(name)) for name in list(arrays) if name.startswith(ABOUT)}
     shapes = jax.eval_shape(Convnet().init, jax.random.key(0), jnp.zeros((1, *SHAPE)))["params"]

@@ -60,3 +60,13 @@ def test_errors():
         data.digits(held_out=1797)
     with pytest.raises(ValueError, match="mixture needs n >= 1, got 0"):
         data.mixture(n=0)
+
+
+def test_mock_images_have_any_shape_and_classes_in_turn():
+    made = data.mock(shape=(4, 6, 3), classes=3, num=7)
+    assert made["image"].shape == (7, 4, 6, 3) and made["image"].dtype == np.uint8
+    assert list(made["label"]) == [0, 1, 2, 0, 1, 2, 0]
+    assert "label" not in data.mock(shape=(4, 4, 1))
+    assert (data.mock(shape=(4, 4, 1))["image"] != data.mock(shape=(4, 4, 1), seed=1)["image"]).any()
+    with pytest.raises(ValueError, match="mock needs a shape"):
+        data.mock(shape=(4, 4))

@@ -73,3 +73,11 @@ def test_parts_build_and_are_equal_when_their_options_are():
     assert hash(pixels.images()) == hash(build("images", pixels))
     assert build("as_is", pixels) == build("as_is", pixels)
     assert build("as_is", pixels)({"x0": 1}, None) == {"x0": 1, "cond": None}
+
+
+def test_only_the_conditions_asked_for_are_kept():
+    batch = {"image": np.zeros((2, 4, 4, 1), np.uint8), "label": np.arange(2), "box": np.zeros((2, 4))}
+    key = jax.random.key(0)
+    assert set(pixels.images()(batch, key)["cond"]) == {"label"}
+    assert set(pixels.images(conditions=("label", "box"))(batch, key)["cond"]) == {"label", "box"}
+    assert pixels.images(conditions=())(batch, key)["cond"] is None

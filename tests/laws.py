@@ -1,0 +1,164 @@
+"""What every test of the mathematics stands on: data whose denoiser is exact, and the lists that inherit its laws.
+
+A new process, sampler or parameterization gets one line in a list below and meets every law of its
+kind; `test_lists_are_complete` of each module's tests fails while the line is missing.
+"""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.integrate import solve_ivp
+
+from jaxdiff import parameterization, process, samplers, times
+from jaxdiff import walk as walks
+from jaxdiff.denoiser import Denoiser
+
+PROCESSES = {
+    "vp": process.VP(),
+    "cosine": process.Cosine(),
+    "ve": process.VE(),
+    "edm": process.EDM(),
+    "flow": process.RectifiedFlow(),
+}
+END_IN_NOISE = ("cosine", "flow")  # α(1) = 0
+
+PARAMETERIZATIONS = {
+    "eps": parameterization.eps(),
+    "x0": parameterization.x0(),
+    "v": parameterization.v(),
+    "score": parameterization.score(),
+    "velocity": parameterization.velocity(),
+    "edm": parameterization.edm(),
+}
+WITHOUT_X0_IN_NOISE = ("eps", "score")
+
+ORDERS = {"euler": 1, "ddim": 1, "heun": 2}  # of the deterministic samplers
+DETERMINISTIC = {name: getattr(samplers, name) for name in ORDERS}
+STOCHASTIC = {
+    "ddim_half": functools.partial(samplers.ddim, eta=0.5),
+    "ddim_one": functools.partial(samplers.ddim, eta=1.0),
+    "ancestral_small": functools.partial(samplers.ancestral, variance="small"),
+    "ancestral_large": functools.partial(samplers.ancestral, variance="large"),
+    "euler_churn": functools.partial(samplers.euler, s_churn=10.0),
+    "heun_churn": functools.partial(samplers.heun, s_churn=10.0),
+}
+SAMPLERS = DETERMINISTIC | STOCHASTIC
+
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+MEANS = np.array([[0.8, 0.2], [-0.7, 0.6], [-0.1, -0.9]])
+STDS = np.array([0.25, 0.35, 0.2])
+
+
+def gaussian(of, mean=0.3, std=0.25):
+    """The exact denoiser of N(mean, std²) in every coordinate; std = 0 is a point."""
+    return Denoiser(_gaussian, of, (mean, std))
+
+
+def _gaussian(denoiser, x, t, cond, mean, std):
+    alpha, sigma = _levels(denoiser, x, t)
+    return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+
+
+def mixture(of):
+    """The exact denoiser of three isotropic Gaussians in the plane."""
+    return Denoiser(_mixture, of)
+
+
+def _mixture(denoiser, x, t, cond):
+    alpha, sigma = _levels(denoiser, x, t)
+    return _posterior_mean(jnp, x, alpha, sigma)
+
+
+def _posterior_mean(xp, x, alpha, sigma):
+    """E[x0 | x] of the mixture, for x [b, 2]; the text is the same in numpy and in JAX."""
+    variance = alpha**2 * xp.asarray(STDS) ** 2 + sigma**2  # [3] or [b, 3]
+    away = x[:, None] - xp.asarray(alpha)[..., None] * xp.asarray(MEANS)  # [b, 3, 2]; α is () or [b, 1]
+    log_share = xp.log(xp.asarray(WEIGHTS)) - 0.5 * (away**2).sum(-1) / variance - xp.log(variance)
+    share = xp.exp(log_share - log_share.max(1, keepdims=True))
+    share = share / share.sum(1, keepdims=True)
+    gain = alpha * xp.asarray(STDS) ** 2 / variance
+    return (share[..., None] * (xp.asarray(MEANS) + gain[..., None] * away)).sum(1)
+
+
+def _levels(denoiser, x, t):
+    t = jnp.asarray(t, x.dtype)
+    return (process.expand(process.alpha(denoiser.process, t), x), process.expand(process.sigma(denoiser.process, t), x))
+
+
+def ends(of, t):
+    """(α, σ) at a time of a grid, where 0 is the data."""
+    return (1.0, 0.0) if t == 0 else (float(process.alpha(of, t)), float(process.sigma(of, t)))
+
+
+def gaussian_flow(of, x, t, s, mean=0.3, std=0.25):
+    """The probability-flow ODE of N(mean, std²) from t to s, exactly."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = ends(of, t), ends(of, s)
+    scale = np.sqrt((alpha_s**2 * std**2 + sigma_s**2) / (alpha_t**2 * std**2 + sigma_t**2))
+    return alpha_s * mean + (x - alpha_t * mean) * scale
+
+
+def mixture_flow(x, high, low):
+    """The mixture's probability-flow ODE from level σ/α = high to low in x/α [b, 2], by DOP853 in ln σ."""
+    def slope(log_level, flat):
+        x = flat.reshape(-1, 2)
+        return (x - _posterior_mean(np, x, 1.0, np.exp(log_level))).ravel()
+
+    span = np.log(high), np.log(low)
+    return solve_ivp(slope, span, x.ravel(), method="DOP853", rtol=1e-11, atol=1e-13).y[:, -1].reshape(-1, 2)
+
+
+def levels(steps, high=80.0, low=0.02, rho=7.0):
+    """`steps + 1` noise levels σ/α from high to low (Karras et al. 2022, eq. 5)."""
+    return np.linspace(high ** (1 / rho), low ** (1 / rho), steps + 1) ** rho
+
+
+def matched_times(of, noise_levels, *after):
+    """The grid of a process with these levels σ/α: on it, samplers in σ/α do the same for every process."""
+    t = process.t_of_logsnr(of, -2 * np.log(np.asarray(noise_levels)))
+    return times.given(of, t=(*t, *after))
+
+
+def exact_law(sampler, of, grid, mean=0.3, std=0.25, draws=1):
+    """(mean, variance) of a sampler's output for Gaussian data, from x_T of the exact law; no Monte Carlo.
+
+    There a sampler is affine in x_T and its unit noises, of which it draws `draws` a step: row 0 sees
+    none of them, row 1 x_T = 1, row 2 + j its j-th noise = 1.
+    """
+    rows = jnp.arange(2 + draws * grid.steps)
+
+    def draw(key, index, mean, std):
+        return mean + std * (rows == 2 + index[0] * draws + index[1])
+
+    x = (rows == 1).astype(float)
+    out, _ = sampler(gaussian(of, mean, std), x, grid, walk=functools.partial(walks.walk, draw=draw))
+    out = np.asarray(out, np.float64)
+    alpha, sigma = ends(of, grid.t[0])
+    parts = out[1:] - out[0]
+    return out[0] + parts[0] * alpha * mean, parts[0] ** 2 * (alpha**2 * std**2 + sigma**2) + (parts[1:] ** 2).sum()
+
+
+_compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Counts the programs compiled within: `with compilations() as count: ...; assert count() == 1`."""
+    start = len(_compiled)
+    yield lambda: len(_compiled) - start
+
+
+def counting(function):
+    """(function, calls): the function, and a list that grows by one whenever Python runs it, as tracing does."""
+    calls = []
+
+    @functools.wraps(function)
+    def counted(*args, **options):
+        calls.append(1)
+        return function(*args, **options)
+
+    return counted, calls

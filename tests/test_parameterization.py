@@ -1,0 +1,181 @@
+"""One formula, `y = A x0 + B ε`, serves every prediction type, and each type is the one that was published."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import END_IN_NOISE, PARAMETERIZATIONS, PROCESSES, WITHOUT_X0_IN_NOISE
+
+from jaxdiff import denoiser, parameterization, process
+
+each_process = pytest.mark.parametrize("of", PROCESSES.values(), ids=PROCESSES)
+each_type = pytest.mark.parametrize("kind", PARAMETERIZATIONS.values(), ids=PARAMETERIZATIONS)
+
+
+def test_lists_are_complete():
+    other = {"Linear", "determinant", "solve"}
+    assert set(PARAMETERIZATIONS) == set(parameterization.__all__) - other
+
+
+def coefficients(kind, of, t):
+    """(A, B, α, σ) at t."""
+    alpha, sigma = process.alpha(of, t), process.sigma(of, t)
+    return *kind.coefficients(alpha, sigma, *process.slopes(of, t)), alpha, sigma
+
+
+def round_trip_error(of, t, x0, eps):
+    """The largest error of type -> (x0, ε) -> type over all pairs, in units of its conditioning.
+
+    An error δ in the digits of y and x moves x0 by δ (|B| |x| + |σ| |y|)/|Δ|, and so on; in those units any
+    type on any process loses the same few digits.
+    """
+    errors = []
+    for kind in PARAMETERIZATIONS.values():
+        a, b, alpha, sigma = coefficients(kind, of, t)
+        x, y = alpha * x0 + sigma * eps, a * x0 + b * eps
+        size_x, size_y = abs(alpha * x0) + abs(sigma * eps), abs(a * x0) + abs(b * eps)
+        delta = abs(alpha * b) + abs(sigma * a)
+        found_x0, found_eps = parameterization.solve(y, x, a, b, alpha, sigma)
+        unit_x0 = (abs(b) * size_x + abs(sigma) * size_y) / delta + abs(x0)
+        unit_eps = (abs(alpha) * size_y + abs(a) * size_x) / delta + abs(eps)
+        for other in PARAMETERIZATIONS.values():
+            c, d, *_ = coefficients(other, of, t)
+            unit = abs(c) * unit_x0 + abs(d) * unit_eps
+            errors.append(abs(c * found_x0 + d * found_eps - (c * x0 + d * eps)) / unit)
+    return errors
+
+
+in_float32 = jax.jit(lambda of, *values: jnp.stack(round_trip_error(of, *values)).max())
+share = st.floats(0, 1, width=32)
+number = st.floats(-4, 4, width=32)
+
+
+@each_process
+@settings(max_examples=40)
+@given(share, number, number)
+def test_every_type_turns_into_every_other_and_back(of, u, x0, eps):
+    low, high = of.span
+    t = low + (high - low) * u
+    with np.errstate(invalid="ignore"):  # 0/0 where x0 = ε = 0
+        assert np.nanmax([0, *round_trip_error(of, np.float64(t), np.float64(x0), np.float64(eps))]) < 1e-12
+    error = in_float32(of, *(jnp.float32(value) for value in (t, x0, eps)))
+    assert error < 1e-5 or x0 == eps == 0
+
+
+PUBLISHED = {  # y of x0 and ε, given α, σ and the slopes
+    "eps": lambda x0, eps, *_: eps,  # Ho et al. 2020, eq. 14
+    "x0": lambda x0, eps, *_: x0,
+    "v": lambda x0, eps, alpha, sigma, *_: alpha * eps - sigma * x0,  # Salimans & Ho 2022, sec. 3
+    "score": lambda x0, eps, alpha, sigma, *_: -(alpha * x0 + sigma * eps - alpha * x0) / sigma**2,  # of N(α x0, σ²)
+    "velocity": lambda x0, eps, alpha, sigma, d_alpha, d_sigma: d_alpha * x0 + d_sigma * eps,
+}
+
+
+@each_process
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_type_is_what_its_paper_says(of, name):
+    t, x0, eps = np.linspace(*of.span, 9), 0.7, -1.3
+    a, b, alpha, sigma = coefficients(PARAMETERIZATIONS[name], of, t)
+    published = PUBLISHED[name](x0, eps, alpha, sigma, *process.slopes(of, t))
+    np.testing.assert_allclose(a * x0 + b * eps, published, rtol=1e-10, atol=1e-14)
+
+
+def test_the_velocity_of_a_flow_points_from_data_to_noise():
+    a, b, *_ = coefficients(parameterization.velocity(), process.RectifiedFlow(), np.linspace(0, 1, 5))
+    np.testing.assert_array_equal(a, -1)
+    np.testing.assert_array_equal(b, 1)
+
+
+@each_process
+@pytest.mark.parametrize("sigma_data", [0.5, 1.7])
+def test_edm_preconditions_as_published(of, sigma_data):
+    # Karras et al. 2022, table 1 and eq. 7: D = c_skip x + c_out F(c_in x; c_noise), in EDM's x/α and σ/α.
+    kind, t = parameterization.edm(sigma_data=sigma_data), np.linspace(*of.span, 9)
+    a, b, alpha, sigma = coefficients(kind, of, t)
+    level, x, f = sigma / alpha, np.float64(0.4), np.float64(-0.9)
+    c_skip = sigma_data**2 / (level**2 + sigma_data**2)
+    c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
+    ours = parameterization.solve(f, alpha * x, a, b, alpha, sigma)[0]
+    np.testing.assert_allclose(ours, c_skip * x + c_out * f, rtol=1e-9)
+    np.testing.assert_allclose(kind.c_in(alpha, sigma) * alpha, 1 / np.sqrt(level**2 + sigma_data**2), rtol=1e-12)
+    clipped = np.clip(level, np.exp(-10), np.exp(10))
+    np.testing.assert_allclose(kind.c_noise(process.logsnr(of, t)), np.log(clipped) / 4, atol=1e-12)
+
+
+@each_process
+def test_edm_is_minus_v_of_normalised_data(of):
+    sigma_data, t = 0.5, np.linspace(*of.span, 9)
+    a, b, alpha, sigma = coefficients(parameterization.edm(sigma_data=sigma_data), of, t)
+    size = np.hypot(sigma, alpha * sigma_data)
+    cos, sin = alpha * sigma_data / size, sigma / size  # of the variance-preserving x / size, for x0 / sigma_data
+    np.testing.assert_allclose(a * sigma_data, sin, rtol=1e-12)
+    np.testing.assert_allclose(b, -cos, rtol=1e-12)
+
+
+@each_type
+@each_process
+def test_the_network_sees_unit_variance(kind, of):
+    kind = type(kind)(kind.pair, 0.5, kind.embed)
+    x0, eps = np.meshgrid([-0.5, 0.5], [-1.0, 1.0])  # means 0, standard deviations sigma_data and 1, exactly
+    for t in np.linspace(*of.span, 7):
+        alpha, sigma = process.alpha(of, t), process.sigma(of, t)
+        assert np.mean((kind.c_in(alpha, sigma) * (alpha * x0 + sigma * eps)) ** 2) == pytest.approx(1, rel=1e-12)
+
+
+@each_type
+def test_errors_convert_between_types(kind):
+    # |δy|² = (Δ/α)² |δε|² = (Δ/σ)² |δx0|² (MATHEMATICS 1.2)
+    of, t, x, y, move = process.VP(), np.linspace(0.05, 0.95, 9), 0.3, -0.2, 1e-3
+    a, b, alpha, sigma = coefficients(kind, of, t)
+    x0, eps = parameterization.solve(y, x, a, b, alpha, sigma)
+    moved_x0, moved_eps = parameterization.solve(y + move, x, a, b, alpha, sigma)
+    delta = parameterization.determinant(a, b, alpha, sigma)
+    np.testing.assert_allclose(abs(delta / alpha) * abs(moved_eps - eps), move, rtol=1e-9)
+    np.testing.assert_allclose(abs(delta / sigma) * abs(moved_x0 - x0), move, rtol=1e-9)
+
+
+@each_type
+def test_the_noise_level_is_clipped_before_the_network_sees_it(kind):
+    shown = kind.c_noise(np.array([-np.inf, -20.0, -19.0, 0.0, 19.0, 20.0, np.inf]))
+    assert np.isfinite(shown).all()
+    assert shown[0] == shown[1] > shown[2]
+    assert shown[-1] == shown[-2] < shown[-3]
+    assert shown[3] == 0  # ¼ ln σ at σ = 1
+
+
+@each_process
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_types_without_x0_are_refused_in_pure_noise(of, name):
+    accept = functools.partial(denoiser.check, PARAMETERIZATIONS[name], of)
+    if of in [PROCESSES[end] for end in END_IN_NOISE] and name in WITHOUT_X0_IN_NOISE:
+        with pytest.raises(ValueError, match=f"'{name}' carries no x0.*{type(of).__name__}"):
+            accept()
+    else:
+        accept()
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_both_ends_are_finite_where_a_type_is(name):
+    of, kind = process.RectifiedFlow(), PARAMETERIZATIONS[name]
+    a, b, *_ = coefficients(kind, of, np.array([1e-4, 0.5, 1.0]))
+    assert np.isfinite([a, b]).all()
+    if name != "score":
+        assert np.isfinite(coefficients(kind, of, np.float64(0))[:2]).all()
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_data_have_a_positive_deviation(name, sigma_data):
+    with pytest.raises(ValueError, match="sigma_data must be > 0"):
+        getattr(parameterization, name)(sigma_data=sigma_data)
+
+
+def test_equal_types_are_equal():
+    assert parameterization.edm() == parameterization.edm(sigma_data=0.5)
+    assert hash(parameterization.v()) == hash(parameterization.v())
+    assert parameterization.edm() != parameterization.edm(sigma_data=1.0)
+    assert parameterization.eps() != parameterization.score()
