@@ -22,7 +22,7 @@ demo: .venv/.installed ## train, sample and evaluate on real digits
 	.venv/bin/jaxdiff report --workdir=runs/digits
 
 test: .venv/.installed-dev ## lint and the full suite, on the CPU
-	.venv/bin/ruff check .
+	.venv/bin/ruff check --output-format=concise .
 	JAX_PLATFORMS=cpu .venv/bin/pytest --cov --cov-report=term $(ARGS)
 	@echo "line coverage: $$(.venv/bin/coverage report --format=total) %"
 
@@ -35,7 +35,7 @@ test-more: .venv312/.installed-dev
 endif
 
 lint: .venv/.installed-dev ## ruff and mypy
-	.venv/bin/ruff check .
+	.venv/bin/ruff check --output-format=concise .
 	.venv/bin/mypy
 
 clean: ## remove environments, caches and builds; runs/ stays

@@ -58,5 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.times = {"name": "karras", "steps": 2 if tiny else 18}
     config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
     config.sample = {"num": 64, "batch": 8 if tiny else 256, "seed": 0, "ema": placeholder(str)}
-    config.evaluate = {"num": 16 if tiny else 10_000, "seed": 1, "features": ("pixels",), "classifier": placeholder(str)}
+    config.evaluate = {
+        "num": 16 if tiny else 10_000, "seed": 1, "features": ("pixels",), "classifier": placeholder(str),
+    }
     return config.lock()

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prepare = {"name": "images", "flip": False}
 
     config.network = {
-        "name": "SongUNet", "channels": 8 if tiny else 32, "mults": (1, 2), "blocks": 1, "attention": (4,),
+        "name": "SongUNet", "channels": 8 if tiny else 16, "mults": (1, 2), "blocks": 1, "attention": (4,),
         "dropout": 0.0, "num_classes": 10, "dtype": "float32",
     }
     config.process = {"name": "EDM"}
@@ -34,22 +34,22 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.batch = 16 if tiny else 128
     config.accumulate = 1
-    config.train_images = 32 if tiny else 192_000
+    config.train_images = 32 if tiny else 153_600
     config.optimizer = {
         "name": "adam", "b2": 0.99,
         "learning_rate": {"name": "linear_schedule", "init_value": 0.0, "end_value": 2e-3,
                           "transition_steps": 100},
     }
     config.clip_norm = placeholder(float)
-    config.ema = ("decay_0.99",)
+    config.ema = ("decay_0.995",)
     config.max_skipped = 20
 
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ()}
 
-    config.save_every_steps = 1 if tiny else 500
+    config.save_every_steps = 1 if tiny else 400
     config.keep_checkpoints = 2
     config.log_every_steps = 1 if tiny else 50
-    config.picture_every_steps = 0 if tiny else 500
+    config.picture_every_steps = 0 if tiny else 400
     config.tensorboard = not tiny
 
     config.sampler = {"name": "heun"}

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -89,7 +88,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
     The same on every mesh, and changed by every single flipped bit.
     """
-    sums = _sums([leaf for leaf in jax.tree.leaves(tree)])
+    sums = _sums(jax.tree.leaves(tree))
     return dict(zip(_paths(tree), (int(value) for value in jax.device_get(sums)), strict=True))
 
 

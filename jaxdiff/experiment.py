@@ -22,8 +22,8 @@ from jaxdiff.data import pixels
 from jaxdiff.protocols import Array, Cond, Objective
 
 __all__ = [
-    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "from_json", "generation", "labels_of", "loader", "meshed",
-    "model", "scoring",
+    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "from_json", "generation", "labels_of", "loader",
+    "meshed", "model", "scoring",
 ]
 
 # What may change between two starts of one run: where it computes, how long, how often it tells, and how it is sampled.
@@ -214,7 +214,7 @@ def generation(config: ConfigDict, made: Model) -> Generation:
         if name not in config.guidance:
             raise ValueError(f"config.guidance.chain names {name!r}, but config.guidance.{name} is not there"
                              f"{nearest(name, [key for key in config.guidance if key != 'chain'])}")
-        options = {key: value for key, value in config.guidance[name].items()}
+        options = dict(config.guidance[name].items())
         if name == "classifier_free":
             if options["scale"] == 1:
                 continue
@@ -222,8 +222,9 @@ def generation(config: ConfigDict, made: Model) -> Generation:
                 raise ValueError(f"guidance scale {options['scale']}: this model has no condition to be guided by")
             scale = options["scale"]
         chain.append((name, build({"name": name, **options}, guidance, null=made.null)))
-    if config.sample.batch < 1:
-        raise ValueError(f"config.sample.batch must be at least 1, got {config.sample.batch}")
+    for option in ("num", "batch"):
+        if config.sample[option] < 1:
+            raise ValueError(f"sampling needs a {option} of at least 1, got {config.sample[option]}")
     grid = build(config.times, times, made.process)
     if not isinstance(grid, times.Times):
         raise ValueError(f"times {config.times.name!r} still needs an option, such as 'steps'")

@@ -10,7 +10,7 @@ __all__ = ["classifier_free"]
 
 
 @transform
-def classifier_free(denoiser: Denoiser, x: Array, t: Array, cond: Cond, *, scale: float, null: Cond,
+def classifier_free(denoiser: Denoiser, x: Array, t: Array, cond: Cond, *, scale: Array, null: Cond,
                     batched: bool = True) -> Array:
     """Classifier-free guidance: `D_c + (w - 1)(D_c - D_null)`; w = 1 is off, to the bit.
 

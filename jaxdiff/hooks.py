@@ -162,8 +162,8 @@ def progress(start: int, steps: int, *, batch: int, lines_every: int, out: Any =
 
     def line(step: int, loss: float) -> None:
         speed = (step - start) / (time.perf_counter() - begun)
-        left = (steps - step) / speed
-        print(f"step {step}/{steps}  loss {loss:.4f}  {speed * batch:,.0f} img/s  {left:.0f} s left", file=out, flush=True)
+        print(f"step {step}/{steps}  loss {loss:.4f}  {speed * batch:,.0f} img/s  {(steps - step) / speed:.0f} s left",
+              file=out, flush=True)
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
         pending.append(metrics["loss"])
@@ -171,8 +171,8 @@ def progress(start: int, steps: int, *, batch: int, lines_every: int, out: Any =
         if bar is not None:
             bar.update(1)
             if loss is not None and step % 10 == 0:
-                bar.set_postfix_str(f"loss {float(loss):.4f}  {(step - start) * batch / (time.perf_counter() - begun):,.0f} "
-                                    "img/s", refresh=False)
+                speed = (step - start) * batch / (time.perf_counter() - begun)
+                bar.set_postfix_str(f"loss {float(loss):.4f}  {speed:,.0f} img/s", refresh=False)
             if step == steps:
                 bar.close()
         elif step == steps or (lines_every and step % lines_every == 0):

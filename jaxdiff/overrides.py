@@ -81,7 +81,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     place = config
     for depth, name in enumerate([*parents, last]):
         if not isinstance(place, ConfigDict) or name not in place:
-            so_far = ".".join(["config", *parents[:depth]])
+            so_far = ".".join(("config", *parents[:depth]))
             here = list(place.keys()) if isinstance(place, ConfigDict) else []
             hint = nearest(name, here) if here else f"; {so_far} has no parts"
             raise ValueError(f"--config.{key}: {so_far} has no {name!r}{hint}{_whole_part(place, so_far)}")
@@ -98,7 +98,8 @@ def _whole_part(place: Any, path: str) -> str:
     """Says how to give a part an option that its config does not have."""
     if not isinstance(place, ConfigDict) or "name" not in place:
         return ""
-    return f" (to give part {place.name!r} another option, replace it whole: --{path}=\"{{'name': '{place.name}', ...}}\")"
+    whole = f"--{path}=\"{{'name': '{place.name}', ...}}\""
+    return f" (to give part {place.name!r} another option, replace it whole: {whole})"
 
 
 def _coerced(key: str, text: str, place: ConfigDict, last: str) -> Any:

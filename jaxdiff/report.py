@@ -62,8 +62,8 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 def summary(row: Mapping) -> list[str]:
     """Returns a result row as lines to read: every distance beside its two yardsticks."""
     guided = f", guidance {row['guidance']:g}" if row["guidance"] != 1 else ""
-    lines = [f"step {row['checkpoint']}, {row['ema']}, {row['sampler']['name']} with {row['steps']} steps "
-             f"({row['nfe']} evaluations{guided}), {row['num']} samples"]
+    how = f"{row['sampler']['name']} with {row['steps']} steps ({row['nfe']} evaluations{guided})"
+    lines = [f"step {row['checkpoint']}, {row['ema']}, {how}, {row['num']} samples"]
     for name, result in row["frechet"].items():
         text = f"  Fréchet distance, {name}, n = {result['n']}: {result['distance']:.3f}"
         if "floor" in result:

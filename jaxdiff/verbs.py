@@ -18,10 +18,13 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxdiff import (
-    checkpoint, evaluate as evaluation, experiment, hooks, loop, overrides, report as reports, sample as sampling,
-    train as training, workdir as workdirs,
-)
+from jaxdiff import checkpoint, experiment, hooks, loop, overrides
+from jaxdiff import evaluate as evaluation
+from jaxdiff import mesh as meshes
+from jaxdiff import report as reports
+from jaxdiff import sample as sampling
+from jaxdiff import train as training
+from jaxdiff import workdir as workdirs
 from jaxdiff.build import nearest
 from jaxdiff.data import pixels
 
@@ -82,8 +85,8 @@ def prepare(workdir: Path, config: ConfigDict) -> Run:
     return Run(workdir, config, mesh, loader, model, generation, store, state, start)
 
 
-def _keys(config: ConfigDict) -> Sequence[jax.Array]:
-    """Returns the keys of parameters, of training and of the pictures drawn beside it."""
+def _keys(config: ConfigDict) -> jax.Array:
+    """Returns three keys: of the parameters, of training and of the pictures drawn beside it."""
     return jax.random.split(jax.random.key(config.seed), 3)
 
 
@@ -117,7 +120,7 @@ def train(run: Run) -> int:
             open_.callback(writer.close)
             open_.callback(writer.flush)
         state, reason = loop.fit(run.model.step(), run.state, run.loader.batches, _keys(config)[1], steps=steps,
-                                 hooks=_hooks(run, writers, steps), put=lambda batch: _put(run.mesh, batch))
+                                 hooks=_hooks(run, writers, steps), put=lambda batch: meshes.put(run.mesh, batch))
     checkpoint.finish(run.store)
     if reason is not None:
         print(f"jaxdiff: stopped at step {int(state.step)}: {reason}", file=sys.stderr)
@@ -126,17 +129,11 @@ def train(run: Run) -> int:
     return 0
 
 
-def _put(mesh: Any, batch: Any) -> Any:
-    from jaxdiff import mesh as meshes
-
-    return meshes.put(mesh, batch)
-
-
 def _hooks(run: Run, writers: Sequence[Any], steps: int) -> list:
     config = run.config
     listed = [
-        hooks.guard(config.max_skipped, saved=lambda: max(checkpoint.steps(run.store), default=None)),
         hooks.every(config.log_every_steps, hooks.log(writers, batch=config.batch), last=steps),
+        hooks.guard(config.max_skipped, saved=lambda: max(checkpoint.steps(run.store), default=None)),
         hooks.progress(run.start, steps, batch=config.batch, lines_every=config.log_every_steps),
     ]
     if config.picture_every_steps:
@@ -191,8 +188,6 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
     name = config.sample.ema if config.sample.ema is not None else model.ema[0]
     if name not in model.ema:
         raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, model.ema)}")
-    from jaxdiff import mesh as meshes
-
     mesh = meshes.make_mesh()
     shapes = training.shapes(model.objective, model.optimizer, example, mesh=mesh, ema=model.ema, prepare=model.prepare)
     store = checkpoint.opened(str(workdir), None)
@@ -207,15 +202,15 @@ def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, int]:
     parts = drawing.mesh.size
     batch = -(-min(drawing.generation.batch, num) // parts) * parts
     image = len(drawing.model.shape) == 3
-    made, nfe = [], 0
+    made: list = []
     stream = sampling.stream(drawing.denoiser, drawing.generation.sampler, drawing.generation.times,
                              jax.random.key(seed), shape=drawing.model.shape, indices=range(num), batch=batch,
                              cond_of=drawing.cond_of, then=pixels.to_uint8 if image else None, mesh=drawing.mesh)
     with hooks.tqdm(total=num, unit="img", disable=not sys.stderr.isatty()) as bar:
-        for part, images, nfe in stream:
-            made.append(images)
+        for part, *results in stream:
+            made.append(results)
             bar.update(len(part))
-    return np.concatenate(made), nfe
+    return np.concatenate([images for images, _ in made]), made[0][1]
 
 
 def sample(folder: Path, drawing: Drawing) -> int:

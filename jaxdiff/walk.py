@@ -58,7 +58,8 @@ def gaussian(key: Key | None, index: tuple[Array, int], mean: Array, std: Array)
         raise ValueError("this sampler draws noise: give it a key")
 
     def unit(key: Key, like: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index[0]), index[1]), like.shape, like.dtype)
+        step, number = index
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, step), number), like.shape, like.dtype)
 
     return mean + std * (jax.vmap(unit)(key, mean) if key.ndim else unit(key, mean))
 

@@ -19,7 +19,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("jaxdiff", "beartype.beartype")
+install_import_hook("jaxdiff", "checking.checked")
 hypothesis.settings.register_profile("jaxdiff", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("jaxdiff")
 

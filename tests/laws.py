@@ -34,6 +34,8 @@ PARAMETERIZATIONS = {
     "edm": parameterization.edm(),
 }
 WITHOUT_X0_IN_NOISE = ("eps", "score")
+PAIRS = [(of, kind) for of in PROCESSES for kind in PARAMETERIZATIONS
+         if not (of in END_IN_NOISE and kind in WITHOUT_X0_IN_NOISE)]  # names of what fits together
 
 ORDERS = {"euler": 1, "ddim": 1, "heun": 2}  # of the deterministic samplers
 DETERMINISTIC = {name: getattr(samplers, name) for name in ORDERS}

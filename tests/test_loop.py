@@ -65,7 +65,8 @@ def test_losses_are_those_of_one_device_on_any_mesh_again_and_again(run_python):
     run_python("""
         import jax, numpy as np, optax
         from jaxdiff import data, loop, mesh, networks, objective, parameterization, process, train
-        loss = objective.denoising(networks.MLP(width=16, depth=1), process.RectifiedFlow(), parameterization.velocity())
+        flow, kind = process.RectifiedFlow(), parameterization.velocity()
+        loss = objective.denoising(networks.MLP(width=16, depth=1), flow, kind)
         optimizer, source = optax.adam(1e-3), data.mixture()
         init_key, fit_key = jax.random.split(jax.random.key(0))
 
@@ -80,10 +81,12 @@ def test_losses_are_those_of_one_device_on_any_mesh_again_and_again(run_python):
             return np.array([float(value) for value in seen]), state
 
         alone, _ = losses(mesh.make_mesh(devices=jax.devices()[:1]))
-        rules = (("hidden.*/kernel|dense.*/kernel", (None, "fsdp")),) 
         for _ in range(3):
             np.testing.assert_allclose(losses(mesh.make_mesh())[0], alone, rtol=1e-5)
-        np.testing.assert_allclose(losses(mesh.make_mesh(data=2, fsdp=4))[0], alone, rtol=1e-5)
+        split, state = losses(mesh.make_mesh(data=2, fsdp=4), rules=(("hidden0/kernel", (None, "fsdp")),))
+        np.testing.assert_allclose(split, alone, rtol=1e-5)
+        for tree in (state.params, state.ema["decay_0.999"], state.opt_state[0].mu):  # and it stays where it was put
+            assert tree["params"]["hidden0"]["kernel"].sharding.spec == (None, "fsdp")
     """, devices=8)
 
 
@@ -91,7 +94,8 @@ def test_pmap_on_a_replicated_batch_gives_the_losses_of_one_device(run_python):
     run_python("""
         import jax, numpy as np, optax
         from jaxdiff import data, networks, objective, parameterization, process, train
-        loss = objective.denoising(networks.MLP(width=16, depth=1), process.RectifiedFlow(), parameterization.velocity())
+        flow, kind = process.RectifiedFlow(), parameterization.velocity()
+        loss = objective.denoising(networks.MLP(width=16, depth=1), flow, kind)
         optimizer = optax.adam(1e-3)
         batches = data.batches(data.mixture(), batch=32)
         key = jax.random.key(1)

@@ -63,7 +63,7 @@ def test_a_value_takes_the_type_of_what_it_replaces(word, key, value):
     ("lr.peak=1", "config.lr has no parts"),
 ])
 def test_a_wrong_key_or_value_is_one_line_that_names_it(word, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="^--config") as caught:
         applied(f"--config.{word}")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 

@@ -95,7 +95,8 @@ def test_a_mesh_gives_the_samples_of_one_device(run_python):
                                  jax.random.key(0), num=20, shape=(4, 4, 1))
         alone = draw(batch=8)
         for shape in ((8, 1), (2, 4)):
-            np.testing.assert_allclose(draw(batch=8, mesh=mesh.make_mesh(data=shape[0], fsdp=shape[1])), alone, atol=1e-6)
+            on = mesh.make_mesh(data=shape[0], fsdp=shape[1])
+            np.testing.assert_allclose(draw(batch=8, mesh=on), alone, atol=1e-6)
         with pytest.raises(ValueError, match="sampling batch of 12 does not divide over 8 devices"):
             draw(batch=12, mesh=mesh.make_mesh())
     """, devices=8)

@@ -11,11 +11,13 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on vectors, shown the noise level by Fourier features.
+    """A residual perceptron on vectors, `h = in(x) + emb`, then `h = h + hidden_i(silu(h))`.
+
+    The noise level is shown by random Fourier features; the last layer starts small.
 
     Attributes:
       width: of the hidden layers.
-      depth: number of hidden layers, at least 1.
+      depth: number of residual layers, at least 1.
       num_classes: 0 for no condition; label `num_classes` is "no class", the zero vector.
       frequencies: number of random frequencies of the noise level.
       dtype: what the hidden layers compute in, `float32` or `bfloat16`.
@@ -55,14 +57,14 @@ class MLP(nn.Module):
         if x.ndim != 2:
             raise ValueError(f"MLP takes vectors [b, d], got {x.shape}")
         label = label_of(cond, self.num_classes)
-        emb = layers.Fourier(2 * self.frequencies, scale=0.5, name="map_noise")(c_noise)
+        emb = layers.Fourier(2 * self.frequencies, scale=0.5, name="map_noise")(c_noise)  # [b, 2 frequencies]
         emb = nn.Dense(self.width, name="map_layer0")(emb)
         if label is not None:
             emb = emb + layers.LabelEmbedding(self.num_classes, self.width, name="map_label")(label)
-        emb = nn.silu(emb)
-        h = nn.Dense(self.width, dtype=self.dtype, name="in")(layers.batched(x))
+        emb = nn.Dense(self.width, name="map_layer1")(nn.silu(emb))
+        h = nn.Dense(self.width, dtype=self.dtype, name="in")(layers.batched(x)) + emb.astype(self.dtype)
         for i in range(self.depth):
-            shift = nn.Dense(self.width, name=f"affine{i}")(emb).astype(h.dtype)
-            h = layers.batched(nn.silu(nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(h) + shift))
+            h = h + nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(nn.silu(layers.batched(h)))
+        h = nn.silu(layers.batched(h)).astype(jnp.float32)
         small = nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")
-        return nn.Dense(x.shape[-1], dtype="float32", kernel_init=small, name="out")(h.astype(jnp.float32))
+        return nn.Dense(x.shape[-1], kernel_init=small, name="out")(h)

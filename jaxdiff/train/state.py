@@ -84,5 +84,5 @@ def _creator(objective: Objective, optimizer: Any, batch: Batch, ema: tuple[str,
 
 def _shardings(mesh: Any, abstract: State, rules: tuple) -> State:
     params = meshes.specs(mesh, abstract.params, rules)
-    return State(meshes.replicated(mesh), params, {name: params for name in abstract.ema},
+    return State(meshes.replicated(mesh), params, dict.fromkeys(abstract.ema, params),
                  meshes.follow(mesh, abstract.opt_state, abstract.params, params))

@@ -50,7 +50,7 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation, *,
         loss, metrics, grads = _gradients(objective, state.params, batch, loss_key, context, accumulate)
         if axis_name is not None:
             loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis_name)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = {name: averages.advance(name, state.ema[name], params, state.step + 1) for name in ema_names}
