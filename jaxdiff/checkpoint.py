@@ -20,9 +20,13 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxdiff.train import State
 
-__all__ = ["Store", "checksums", "failed", "finish", "opened", "restore", "save", "steps"]
+__all__ = ["Failed", "Store", "checksums", "failed", "finish", "opened", "restore", "save", "steps"]
 
 FOLDER = "checkpoints"
+
+
+class Failed(OSError):
+    """A save did not reach the disk; what was saved before is sound."""
 
 
 class Store(NamedTuple):
@@ -135,7 +139,7 @@ def save(store: Store, state: State, step: int, metrics: Mapping[str, float] | N
       metrics: kept in `meta`.
 
     Raises:
-      OSError: an earlier save failed (disk full); what was saved before is sound.
+      Failed: an earlier save failed (disk full); what was saved before is sound.
     """
     failed(store)
     if step in store.manager.all_steps():
@@ -151,21 +155,21 @@ def save(store: Store, state: State, step: int, metrics: Mapping[str, float] | N
 
 
 def failed(store: Store) -> None:
-    """Raises OSError if a save in the background has failed; free when none has."""
+    """Raises `Failed` if a save in the background has failed; free when none has."""
     try:
         store.manager.check_for_errors()
         if not store.manager.is_saving_in_progress():
             store.manager.wait_until_finished()  # here, and nowhere else, Orbax hands over what went wrong
     except Exception as error:
-        raise OSError(f"saving a checkpoint to {store.folder} failed: {_first_line(error)}") from error
+        raise Failed(f"saving a checkpoint to {store.folder} failed: {_first_line(error)}") from error
 
 
 def finish(store: Store) -> None:
-    """Waits until all is saved and closes; raises OSError if a save failed."""
+    """Waits until all is saved and closes; raises `Failed` if a save failed."""
     try:
         store.manager.wait_until_finished()
     except Exception as error:
-        raise OSError(f"saving a checkpoint to {store.folder} failed: {_first_line(error)}") from error
+        raise Failed(f"saving a checkpoint to {store.folder} failed: {_first_line(error)}") from error
     finally:
         store.manager.close()
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -79,15 +79,25 @@ def prepare(workdir: Path, config: ConfigDict) -> Run:
     restored = checkpoint.restore(store, checkpoint.items(model.shapes(mesh)))
     workdirs.write(workdir, "config.json", experiment.as_json(config))
     if restored is None:
-        return Run(workdir, config, mesh, loader, model, generation, store, model.init(_keys(config)[0], mesh), 0)
+        state = model.init(Keys.of(config.seed).parameters, mesh)
+        return Run(workdir, config, mesh, loader, model, generation, store, state, 0)
     start, trees = restored
     state = training.State(trees["train"]["step"], trees["params"], trees["ema"], trees["train"]["opt_state"])
     return Run(workdir, config, mesh, loader, model, generation, store, state, start)
 
 
-def _keys(config: ConfigDict) -> jax.Array:
-    """Returns three keys: of the parameters, of training and of the pictures drawn beside it."""
-    return jax.random.split(jax.random.key(config.seed), 3)
+class Keys(NamedTuple):
+    """One seed's keys, a use each."""
+
+    parameters: jax.Array
+    training: jax.Array
+    pictures: jax.Array
+    samples: jax.Array
+
+    @classmethod
+    def of(cls, seed: int) -> "Keys":
+        """Splits them.  A bare `key(seed)` folded with i would be the i-th of these."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
 
 
 def _hush() -> None:
@@ -98,7 +108,7 @@ def _hush() -> None:
 def train(run: Run) -> int:
     """Trains to the end, saving and telling on the way; returns the exit status."""
     config, workdir = run.config, run.workdir
-    steps = -(-config.train_images // config.batch)
+    steps, keys = -(-config.train_images // config.batch), Keys.of(config.seed)
     count = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     about = workdirs.environment(jax.devices()[0], jax.device_count())
     workdirs.write(workdir, "run.json", {
@@ -119,11 +129,14 @@ def train(run: Run) -> int:
         for writer in writers:
             open_.callback(writer.close)
             open_.callback(writer.flush)
-        state, reason = loop.fit(run.model.step(), run.state, run.loader.batches, _keys(config)[1], steps=steps,
+        try:
+            _, reason = loop.fit(run.model.step(), run.state, run.loader.batches, keys.training, steps=steps,
                                  hooks=_hooks(run, writers, steps), put=lambda batch: meshes.put(run.mesh, batch))
-    checkpoint.finish(run.store)
+            checkpoint.finish(run.store)
+        except checkpoint.Failed as error:
+            reason = str(error)
     if reason is not None:
-        print(f"jaxdiff: stopped at step {int(state.step)}: {reason}", file=sys.stderr)
+        print(f"jaxdiff: stopped: {reason}", file=sys.stderr)
         return 1
     print(f"trained to step {steps}; samples: jaxdiff sample --workdir={workdir}")
     return 0
@@ -152,8 +165,8 @@ def _painter(run: Run) -> Callable[[training.State], np.ndarray]:
     def draw(state: training.State) -> np.ndarray:
         plain = run.model.objective.denoiser(state.ema[run.model.ema[0]], state.frozen)
         return sampling.generate(run.generation.guided(plain), run.generation.sampler, run.generation.times,
-                                 _keys(run.config)[2], num=64, shape=run.model.shape, batch=batch, cond_of=cond_of,
-                                 then=pixels.to_uint8, mesh=run.mesh)
+                                 Keys.of(run.config.seed).pictures, num=64, shape=run.model.shape, batch=batch,
+                                 cond_of=cond_of, then=pixels.to_uint8, mesh=run.mesh)
 
     return draw
 
@@ -204,7 +217,7 @@ def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, int]:
     image = len(drawing.model.shape) == 3
     made: list = []
     stream = sampling.stream(drawing.denoiser, drawing.generation.sampler, drawing.generation.times,
-                             jax.random.key(seed), shape=drawing.model.shape, indices=range(num), batch=batch,
+                             Keys.of(seed).samples, shape=drawing.model.shape, indices=range(num), batch=batch,
                              cond_of=drawing.cond_of, then=pixels.to_uint8 if image else None, mesh=drawing.mesh)
     with hooks.tqdm(total=num, unit="img", disable=not sys.stderr.isatty()) as bar:
         for part, *results in stream:

@@ -1,5 +1,6 @@
 """Where activations lie on a mesh."""
 
+import functools
 import math
 
 import jax
@@ -32,4 +33,9 @@ def batched(x: Array) -> Array:
         return x
     if x.shape[0] % math.prod(mesh.shape[axis] for axis in AXES):
         return x
+    return _split(x)
+
+
+@functools.partial(jax.jit, inline=True)  # outside jit the constraint refuses arrays that are not on the mesh yet
+def _split(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P(AXES, *[P.UNCONSTRAINED] * (x.ndim - 1)))

@@ -37,6 +37,8 @@ def test_where_it_splits_and_where_it_does_not(run_python):
             inside = jax.shard_map(lambda x: x * (1 - constrained(x)), in_specs=P(("data", "fsdp")),
                                    out_specs=P(("data", "fsdp")))                   # manual axes
             np.testing.assert_array_equal(jax.jit(inside)(x), x)
+        with jax.set_mesh(on((4, 2), ("data", "fsdp"))):                            # another mesh, another trace
+            assert jax.jit(layers.batched)(x).sharding.shard_shape(x.shape)[0] == 1
         for mesh in (on((8,), ("data",)), on((4, 2), ("data", "fsdp"), AxisType.Explicit)):
             with jax.set_mesh(mesh):
                 assert not constrained(x)

@@ -1,0 +1,59 @@
+"""Every network takes a label where it has classes, and nothing else; labels of no class change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import networks
+
+SHAPES = {"SongUNet": (4, 4, 1), "MLP": (2,)}
+
+
+def make(name, **options):
+    small = {"channels": 8, "mults": (1,), "blocks": 1, "dropout": 0.0} if name == "SongUNet" else {"width": 16}
+    return getattr(networks, name)(**small, **options)
+
+
+def inputs(name, b=3):
+    return jax.random.normal(jax.random.key(0), (b, *SHAPES[name])), jnp.linspace(-1, 1, b)
+
+
+def test_every_network_is_here():
+    assert set(SHAPES) == set(networks.__all__)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_conditions_that_do_not_fit_are_refused(name):
+    x, c_noise = inputs(name)
+    label = jnp.zeros(3, int)
+    for classes, cond, message in (
+        (0, {"label": label}, "the condition has label, but a network with num_classes=0 reads none"),
+        (4, None, "num_classes=4 reads 'label' .* got none; 4 is the label of no class"),
+        (4, {"tokens": label}, "got tokens"),
+        (4, {"label": label, "tokens": label}, "got label, tokens"),
+        (4, {"label": jnp.zeros(3)}, "labels are integers from 0 to 4 .* got float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(make(name, num_classes=classes).init, jax.random.key(0), x, c_noise, cond)
+    jax.eval_shape(make(name).init, jax.random.key(0), x, c_noise, {})  # an empty condition is none
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_null_label_is_the_zero_vector(name):
+    network, (x, c_noise) = make(name, num_classes=4), inputs(name)
+    params = jax.jit(network.init)(jax.random.key(0), x, c_noise, {"label": jnp.zeros(3, int)})
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+    apply = jax.jit(lambda params, label: network.apply(params, x, c_noise, {"label": jnp.full(3, label)}))
+    null, first = apply(params, 4), apply(params, 0)
+    assert jnp.abs(null - first).max() > 1e-3
+    linear = params["params"]["map_label"]["linear"]
+    linear["kernel"] = jnp.zeros_like(linear["kernel"])
+    np.testing.assert_allclose(apply(params, 0), null, atol=1e-6)
+    np.testing.assert_allclose(apply(params, 4), null, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_choices_that_do_not_exist_are_refused_when_built(name):
+    with pytest.raises(ValueError, match=f"{name} has no dtype 'float8'; it may be float32 or bfloat16"):
+        make(name, dtype="float8")

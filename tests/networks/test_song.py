@@ -1,0 +1,224 @@
+"""DDPM++: EDM's counts, starting sizes and equations; float32 where it must be; one answer however it is run."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import networks
+from jaxdiff.networks import levels, song
+
+TINY = dict(channels=8, mults=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+X = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
+C_NOISE = jnp.array([-1.5, -0.2, 0.4, 1.1])
+
+
+def start(network, x=X, cond=None):
+    return jax.jit(network.init)(jax.random.key(0), x, jnp.zeros(len(x)), cond)
+
+
+def random(params, size=0.2):
+    """Parameters of one size everywhere: at the start the network is zero, and a test would see nothing."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return tree.unflatten([size * jax.random.normal(k, leaf.shape) + (leaf.ndim == 1) * leaf
+                           for k, leaf in zip(keys, leaves, strict=True)])
+
+
+def shapes(network, shape):
+    cond = {"label": jnp.zeros(1, int)} if network.num_classes else None
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), cond)
+
+
+@pytest.mark.parametrize(("options", "shape", "millions"), [
+    # Karras et al. 2022: 55.7 M on CIFAR-10, 61.8 M on 64 x 64, with map_augment's 9 x 128 weights, which we have not.
+    (dict(mults=(2, 2, 2)), (32, 32, 3), 55.734),
+    (dict(mults=(2, 2, 2), num_classes=10), (32, 32, 3), 55.735),
+    (dict(), (64, 64, 3), 61.806),
+])
+def test_it_has_as_many_parameters_as_edms(options, shape, millions):
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(networks.SongUNet(**options), shape)))
+    assert round((count + 9 * 128) / 1e6, 3) == millions
+
+
+def test_names_and_shapes():
+    params = shapes(networks.SongUNet(**TINY, num_classes=5, out_channels=6), (4, 4, 3))["params"]
+    assert set(params) == {
+        "enc_4x4_conv", "enc_4x4_block0", "enc_2x2_down", "enc_2x2_block0", "dec_2x2_in0", "dec_2x2_in1",
+        "dec_2x2_block0", "dec_2x2_block1", "dec_4x4_up", "dec_4x4_block0", "dec_4x4_block1", "map_label",
+        "map_layer0", "map_layer1", "out_norm", "out_conv",
+    }
+    assert set(params["dec_4x4_block1"]) == {"norm0", "conv0", "affine", "norm1", "conv1", "skip", "norm2", "attn"}
+    assert set(params["dec_2x2_in1"]) == {"norm0", "conv0", "affine", "norm1", "conv1"}
+    assert params["dec_4x4_block1"]["attn"]["qkv"]["kernel"].shape == (8, 3, 1, 8)
+    assert params["dec_4x4_block0"]["conv0"]["kernel"].shape == (3, 3, 16 + 8, 8)
+    assert params["out_conv"]["kernel"].shape == (3, 3, 8, 6)
+    assert params["map_layer0"]["kernel"].shape == (8, 32)
+    assert set(shapes(networks.SongUNet(**TINY, noise_embedding="fourier"), (4, 4, 3))["params"]["map_noise"]) == {
+        "freqs"}
+
+
+def fans(name, shape):
+    if "attn" in name:  # a 1x1 convolution, packed by head
+        channels = shape[0] if "qkv" in name else shape[-1]
+        return channels, 3 * channels if "qkv" in name else channels
+    *field, inner, outer = shape
+    return int(np.prod(field)) * inner, int(np.prod(field)) * outer
+
+
+def test_every_leaf_starts_at_edms_size():
+    """Xavier: std = gain √(2/(fan_in + fan_out)); gain 1e-5 for last layers and √0.2 for q, k, v."""
+    network = networks.SongUNet(channels=32, mults=(1, 2), blocks=1, attention=(4,), num_classes=10)
+    params = start(network, jnp.zeros((1, 4, 4, 3)), {"label": jnp.zeros(1, int)})["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert leaf.dtype == jnp.float32
+        if name.endswith("kernel"):
+            gain = 1e-5 if re.search("conv1/|attn/out|out_conv", name) else 0.2**0.5 if "qkv" in name else 1
+            np.testing.assert_allclose(leaf.std(), gain * np.sqrt(2 / sum(fans(name, leaf.shape))), rtol=0.12,
+                                       err_msg=name)
+        else:
+            assert (leaf == name.endswith("scale")).all(), name
+
+
+def conv64(params, x):
+    kernel = np.asarray(params["kernel"], np.float64)
+    size = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    h, w = x.shape[1:3]
+    return sum(padded[:, i:i + h, j:j + w] @ kernel[i, j] for i in range(size) for j in range(size)) + params["bias"]
+
+
+def norm64(params, x, silu=True):
+    groups = x.reshape(*x.shape[:3], x.shape[-1] // 4, 4)
+    y = groups - groups.mean((1, 2, 4), keepdims=True)
+    y = (y / np.sqrt((y**2).mean((1, 2, 4), keepdims=True) + 1e-6)).reshape(x.shape) * params["scale"] + params["bias"]
+    return y / (1 + np.exp(-y)) if silu else y
+
+
+def block64(params, x, emb, mode):
+    """The equations of EDM's block in float64."""
+    resample = {
+        "keep": lambda x: x,
+        "up": lambda x: x.repeat(2, 1).repeat(2, 2),
+        "down": lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4,
+    }[mode]
+    h = conv64(params["conv0"], resample(norm64(params["norm0"], x)))
+    h = h + (emb @ params["affine"]["kernel"] + params["affine"]["bias"])[:, None, None]
+    h = conv64(params["conv1"], norm64(params["norm1"], h))
+    h = (h + (conv64(params["skip"], resample(x)) if "skip" in params else x)) / np.sqrt(2)
+    tokens = norm64(params["norm2"], h, silu=False).reshape(len(x), -1, h.shape[-1])
+    qkv = params["attn"]["qkv"]
+    q, k, v = np.einsum("bnc,cphd->pbnd", tokens, qkv["kernel"]) + np.asarray(qkv["bias"])[:, 0][:, None, None]
+    weights = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]))
+    a = weights / weights.sum(-1, keepdims=True) @ v @ np.asarray(params["attn"]["out"]["kernel"])[0]
+    return ((a + params["attn"]["out"]["bias"]).reshape(h.shape) + h) / np.sqrt(2)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("keep", 8), ("keep", 16), ("down", 8), ("up", 8)])
+def test_a_block_is_edms_equations(mode, channels):
+    block = song.UNetBlock(levels.Block("block", channels, mode, attention=True))
+    x, emb = jax.random.normal(jax.random.key(1), (2, 4, 4, 8)), jax.random.normal(jax.random.key(2), (2, 12))
+    params = random(jax.jit(block.init)(jax.random.key(0), x, emb))
+    assert ("skip" in params["params"]) == ((mode, channels) != ("keep", 8))
+    want = block64(params["params"], np.asarray(x, np.float64), np.asarray(emb, np.float64), mode)
+    np.testing.assert_allclose(jax.jit(block.apply)(params, x, emb), want, atol=3e-6)
+
+
+def test_noise_level_and_class_are_embedded_as_in_edm():
+    """emb = silu(layer1(silu(layer0([sin, cos] + label √n)))), seen through a network without blocks' input."""
+    network = networks.SongUNet(**TINY, num_classes=3)
+    label = jnp.array([0, 1, 2, 3])
+    params = random(start(network, cond={"label": label}))
+    emb = network.apply(params, C_NOISE, label, method="_embed")
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
+    angles = np.asarray(C_NOISE)[:, None] * 10_000.0 ** (-np.arange(4) / 3)
+    y = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    y += np.sqrt(3) * np.eye(4)[:, :3] @ p["map_label"]["linear"]["kernel"] + p["map_label"]["linear"]["bias"]
+    for name in ("map_layer0", "map_layer1"):
+        y = y @ p[name]["kernel"] + p[name]["bias"]
+        y = y / (1 + np.exp(-y))
+    np.testing.assert_allclose(emb, y, atol=1e-6)
+
+
+def test_it_starts_at_zero_and_every_parameter_is_trained():
+    network = networks.SongUNet(**TINY, num_classes=5)
+    cond = {"label": jnp.arange(4)}
+    params = start(network, cond=cond)
+    run = jax.jit(lambda params: network.apply(params, X, C_NOISE, cond))
+    assert jnp.abs(run(params)).max() < 1e-3
+    params = random(params)
+    gradient = jax.jit(jax.grad(lambda params: (run(params) ** 2).mean()))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 1e-7, path
+
+
+def test_bfloat16_is_close_and_only_inside():
+    outputs = []
+    for dtype in ("float32", "bfloat16"):
+        network = networks.SongUNet(**TINY, dtype=dtype)
+        params = start(network)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        outputs.append(jax.jit(network.apply)(random(params), X, C_NOISE))
+        assert outputs[-1].dtype == jnp.float32
+        emb = network.apply(params, C_NOISE.astype(jnp.float32), None, method="_embed")
+        assert emb.dtype == jnp.float32
+    scale = outputs[0].std()
+    assert scale > 0.1
+    assert 1e-5 * scale < jnp.abs(outputs[0] - outputs[1]).max() < 0.1 * scale
+    text = str(jax.make_jaxpr(network.apply)(params, X, C_NOISE))
+    convolutions = re.findall(r"(\w+)\[[\d,]+\] = conv_general_dilated", text)
+    assert set(convolutions[:-1]) == {"bf16"} and convolutions[-1] == "f32"
+    assert not re.search(r"bf16\[[\d,]*\] = (exp|rsqrt|sin|cos|reduce_sum) ", text)
+
+
+def test_dropout_is_in_training_only():
+    network = networks.SongUNet(**{**TINY, "dropout": 0.5})
+    params = random(start(network))
+    run = jax.jit(lambda key, train: network.apply(params, X, C_NOISE, train=train, rngs={"dropout": key}),
+                  static_argnums=1)
+    first, second = jax.random.split(jax.random.key(3))
+    np.testing.assert_array_equal(run(first, False), run(second, False))
+    assert jnp.abs(run(first, True) - run(second, True)).max() > 0.01
+    np.testing.assert_array_equal(run(first, True), run(first, True))
+
+
+def test_samples_do_not_see_each_other_and_jit_and_vmap_change_nothing():
+    network = networks.SongUNet(**TINY, num_classes=5)
+    label = jnp.arange(4)
+    params = random(start(network, cond={"label": label}))
+    apply = jax.jit(lambda params, x, c, label: network.apply(params, x, c, {"label": label}))
+    want = apply(params, X, C_NOISE, label)
+    np.testing.assert_allclose(network.apply(params, X, C_NOISE, {"label": label}), want, atol=1e-5)
+    np.testing.assert_allclose(apply(params, X[::-1], C_NOISE[::-1], label[::-1])[::-1], want, atol=1e-5)
+    np.testing.assert_allclose(apply(params, X[:1], C_NOISE[:1], label[:1]), want[:1], atol=1e-5)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    both = jax.vmap(apply, in_axes=(0, None, None, None))(stacked, X, C_NOISE, label)
+    np.testing.assert_allclose(both[0], want, atol=1e-5)
+    assert jnp.abs(both[1] - want).max() > 0.1
+
+
+def test_fourier_embedding_and_more_channels_out():
+    network = networks.SongUNet(**TINY, noise_embedding="fourier", out_channels=6)
+    params = random(start(network))
+    y = jax.jit(network.apply)(params, X, C_NOISE)
+    assert y.shape == (4, 4, 4, 6)
+    gradient = jax.grad(lambda params: network.apply(params, C_NOISE, None, method="_embed").sum())(params)
+    assert (gradient["params"]["map_noise"]["freqs"] == 0).all()
+
+
+@pytest.mark.parametrize(("options", "shape", "message"), [
+    ({}, (1, 7, 7, 3), "images of 7x7 cannot be halved 1 times"),
+    ({}, (1, 8, 4, 3), r"square images .* got \(1, 8, 4, 3\)"),
+    ({}, (4, 4, 3), "square images"),
+    ({"noise_embedding": "sinusoidal"}, None, "'sinusoidal'; it may be positional or fourier"),
+    ({"dtype": "float16"}, None, "'float16'; it may be float32 or bfloat16"),
+    ({"dropout": 1.0}, None, r"dropout must lie in \[0, 1\), got 1.0"),
+    ({"channels": 10}, None, "multiple of 4, got 10"),
+])
+def test_errors(options, shape, message):
+    with pytest.raises(ValueError, match=message):
+        network = networks.SongUNet(**{**TINY, **options})
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))

@@ -1,0 +1,58 @@
+"""Every recipe, published on whatever its paper predicts, is one w(λ) on the error of ε."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.objective import weighting
+
+LOGSNR = np.linspace(-12, 12, 25)
+SNR = np.exp(LOGSNR)
+SIGMA = np.exp(-LOGSNR / 2)  # EDM's σ/α
+
+# |δε|² = SNR |δx0|², and |δv|² = (1 + SNR) |δx0|² where α² + σ² = 1: a weight on x0 is SNR times that on ε.
+ON_X0 = {
+    "x0": np.ones(25),
+    "eps": SNR,
+    "v": SNR + 1,  # Salimans & Ho 2022, sec. 4
+    "min_snr": np.minimum(SNR, 5),  # Hang et al. 2023, sec. 3.4
+    "edm": (SIGMA**2 + 0.5**2) / (SIGMA * 0.5) ** 2,  # Karras et al. 2022, table 1
+}
+
+
+def test_lists_are_complete():
+    assert set(ON_X0) | {"native"} == set(weighting.__all__)
+
+
+@pytest.mark.parametrize("name", ON_X0)
+def test_a_weight_is_the_published_one_on_x0(name):
+    found = getattr(weighting, name)(jnp.asarray(LOGSNR, jnp.float32))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found * SNR, ON_X0[name], rtol=2e-5)
+
+
+def test_min_snr_is_published_for_eps_and_v_too():
+    # TiankaiHang/Min-SNR-Diffusion-Training, gaussian_diffusion.py: ε min(SNR, γ)/SNR, v min(SNR, γ)/(SNR + 1)
+    found = np.asarray(weighting.min_snr(jnp.asarray(LOGSNR, jnp.float32), gamma=2.0))
+    np.testing.assert_allclose(found, np.minimum(SNR, 2) / SNR, rtol=2e-5)
+    on_v = found * SNR / (SNR + 1)
+    np.testing.assert_allclose(on_v, np.minimum(SNR, 2) / (SNR + 1), rtol=2e-5)
+
+
+@pytest.mark.parametrize(("snr", "weight"), [(0.1, 1), (5, 1), (10, 0.5), (50, 0.1)])
+def test_min_snr_keeps_noisy_levels_and_damps_clean_ones(snr, weight):
+    assert float(weighting.min_snr(jnp.log(jnp.float32(snr)))) == pytest.approx(weight, rel=1e-5)
+
+
+def test_edms_weight_follows_the_datas_deviation():
+    found = weighting.edm(jnp.asarray(LOGSNR, jnp.float32), sigma_data=1.7)
+    np.testing.assert_allclose(found * SNR, (SIGMA**2 + 1.7**2) / (SIGMA * 1.7) ** 2, rtol=2e-5)
+
+
+def test_native_multiplies_nothing():
+    assert weighting.native(jnp.zeros(3)) is None
+
+
+@pytest.mark.parametrize("name", ON_X0)
+def test_weights_are_finite_where_the_logsnr_is_clipped(name):
+    assert jnp.isfinite(getattr(weighting, name)(jnp.array([-20.0, 20.0]))).all()

@@ -1,0 +1,187 @@
+"""What every sampler owes: the data at the end, an honest count, independence of the batch, every jax transform."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import DETERMINISTIC, END_IN_NOISE, PROCESSES, SAMPLERS, STOCHASTIC, gaussian, gaussian_flow, mixture
+
+from jaxdiff import denoiser, process, samplers, times, walk
+
+each_sampler = pytest.mark.parametrize("name", SAMPLERS)
+each_process = pytest.mark.parametrize("key", PROCESSES)
+STEPS = (1, 2, 3, 10)
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "steps"))
+def sampled(sampler, d, key, steps):
+    """1,000 samples on karras's grid for each number of steps, in float32."""
+    noise_key, key = jax.random.split(key)
+    made = []
+    for number in steps:
+        grid = times.karras(d.process, steps=number)
+        x = process.prior_scale(d.process, np.float64(grid.t[0])) * jax.random.normal(noise_key, (1_000,))
+        made.append(sampler(d, x, grid, key)[0])
+    return jnp.stack(made)
+
+
+@each_sampler
+@each_process
+def test_a_point_mass_is_returned_and_few_steps_are_finite(key, name):
+    # G01, lllyasviel/ControlNet#587: no sample keeps a trace of noise.  The same program, with another std,
+    # then samples N(.3, .25²): grids of 1, 2 and 3 steps have no 0/0 in them (MATHEMATICS 9, T8).
+    of = PROCESSES[key]
+    points = sampled(SAMPLERS[name], gaussian(of, jnp.float32(0.3), jnp.float32(0)), jax.random.key(0), STEPS)
+    assert points.shape == (4, 1_000)
+    np.testing.assert_allclose(points, 0.3, atol=1e-5)
+    assert float(points.max() - points.min()) < 1e-5
+    spread = sampled(SAMPLERS[name], gaussian(of, jnp.float32(0.3), jnp.float32(0.25)), jax.random.key(0), STEPS)
+    assert jnp.isfinite(spread).all()
+    np.testing.assert_allclose(spread[0], 0.3, atol=1e-2)  # one step from (nearly) pure noise gives the mean
+    np.testing.assert_allclose(spread[-1].mean(), 0.3, atol=0.1)
+
+
+def calls_made(sampler, of, grid):
+    """(denoiser calls, nfe): every call is counted, since nothing is compiled."""
+    calls = []
+
+    def counted(x, t, cond):
+        calls.append(1)
+        return 0.1 * x
+
+    with jax.disable_jit():
+        _, aux = sampler(denoiser.from_function(counted, of), jnp.ones((2, 1)), grid, jax.random.key(0))
+    return len(calls), aux["nfe"]
+
+
+@each_sampler
+@pytest.mark.parametrize("key", ["vp", "flow"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_nfe_is_the_number_of_calls(name, key, steps):
+    calls, nfe = calls_made(SAMPLERS[name], PROCESSES[key], times.karras(PROCESSES[key], steps=steps))
+    assert calls == nfe
+    if not name.startswith("heun"):
+        assert nfe == steps
+    else:  # its first step out of pure noise and its last into the data are first-order ones
+        assert nfe == (1 if steps == 1 else 2 * steps - 2 if key in END_IN_NOISE else 2 * steps - 1)
+
+
+def test_nfe_counts_the_last_step_only_where_it_leads_to_the_data():
+    of = process.EDM()
+    assert calls_made(samplers.heun, of, times.given(of, t=(1.0, 0.5, 0.2))) == (4, 4)
+    assert calls_made(samplers.ddim, of, times.given(of, t=(1.0, 0.5, 0.2))) == (2, 2)
+
+
+@each_sampler
+def test_samples_do_not_see_their_neighbours(name):
+    # G03, yang-song/score_sde_pytorch#41: sample i depends on its own key and nothing else
+    of = process.RectifiedFlow()
+    grid, keys = times.karras(of, steps=4), jax.random.split(jax.random.key(1), 7)
+    x = process.prior_scale(of, grid.t[0]) * jax.random.normal(jax.random.key(2), (7, 2))
+    run = lambda part: SAMPLERS[name](mixture(of), x[part], grid, keys[part])[0]
+    together = run(slice(7))
+    for part in (slice(0, 1), slice(1, 7)):
+        np.testing.assert_allclose(run(part), together[part], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_keys_decide_the_sample(name):
+    of = process.RectifiedFlow()
+    run = jax.jit(lambda key: STOCHASTIC[name](gaussian(of), jnp.zeros((2, 3)), times.uniform(of, steps=4), key)[0])
+    np.testing.assert_array_equal(run(jax.random.key(0)), run(jax.random.key(0)))
+    assert (run(jax.random.key(0)) != run(jax.random.key(1))).all()
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_missing_key_is_named(name):
+    of = process.VP()
+    with pytest.raises(ValueError, match="draws noise: give it a key"):
+        STOCHASTIC[name](gaussian(of), jnp.zeros(2), times.karras(of, steps=3))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_deterministic_sampler_ignores_its_key(name):
+    of = process.VP()
+    run = lambda key: DETERMINISTIC[name](gaussian(of), jnp.ones(2), times.karras(of, steps=3), key)[0]
+    np.testing.assert_array_equal(run(None), run(jax.random.key(0)))
+
+
+@each_sampler
+@pytest.mark.parametrize("key", ["edm", "cosine"])
+def test_observe_records_the_path(name, key):
+    of = PROCESSES[key]
+    grid = times.karras(of, steps=5)
+    observing = functools.partial(walk.walk, observe=lambda row, x, x0: (row.t, x, x0))
+    x, aux = SAMPLERS[name](gaussian(of), jnp.ones((3, 2)), grid, jax.random.key(0), walk=observing)
+    t, path, clean = aux["seen"]
+    np.testing.assert_allclose(t, grid.t[:-1], rtol=1e-6)
+    assert path.shape == clean.shape == (5, 3, 2)
+    np.testing.assert_array_equal(path[-1], x)
+    np.testing.assert_array_equal(clean[-1], x)  # the last step returns the denoised estimate
+    assert jnp.isfinite(clean).all()
+
+
+@each_sampler
+def test_the_condition_reaches_every_call(name):
+    def labelled(x, t, cond):
+        return jnp.broadcast_to(cond["label"].astype(x.dtype)[:, None], x.shape)
+
+    of = process.RectifiedFlow()
+    label = jnp.array([2, 0, 1])
+    x, _ = SAMPLERS[name](denoiser.from_function(labelled, of), jnp.ones((3, 2)), times.karras(of, steps=4),
+                          jax.random.key(0), cond={"label": label})
+    np.testing.assert_allclose(x, np.repeat(label[:, None], 2, 1), atol=1e-6)
+
+
+def run_on(name, key, mean, std=0.25, x=0.7):
+    """A few steps of float32, as a function of the data's mean: linear in it, since the flow is."""
+    of = PROCESSES[key]
+    return SAMPLERS[name](gaussian(of, mean, std), x * jnp.ones((2, 2)), times.karras(of, steps=3), jax.random.key(5))[0]
+
+
+@each_sampler
+@pytest.mark.parametrize("key", ["vp", "flow"])
+def test_every_transform_passes_through(name, key):
+    run = functools.partial(run_on, name, key)
+    zero, one = run(0.0), run(1.0)
+    for wrapped in (jax.jit(run), jax.checkpoint(run)):
+        np.testing.assert_allclose(wrapped(1.0), one, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(run)(jnp.array([0.0, 1.0])), [zero, one], rtol=1e-4, atol=1e-5)
+    slope = (one - zero).sum()
+    for differentiable in (run, jax.checkpoint(run)):
+        found = jax.jit(jax.grad(lambda mean, f=differentiable: f(mean).sum()))(0.4)
+        np.testing.assert_allclose(found, slope, rtol=1e-3)
+
+
+@each_sampler
+def test_pmap_gives_the_same_sample(name):
+    of = process.VP()
+    grid, x = times.karras(of, steps=3), jnp.ones((1, 2, 2))
+    run = lambda d, x: SAMPLERS[name](d, x, grid, jax.random.key(5))[0]
+    made = jax.pmap(run, in_axes=(None, 0), devices=jax.devices()[:1])(gaussian(of), x)
+    np.testing.assert_allclose(made[0], run(gaussian(of), x[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_images_are_sampled_as_vectors_are(name):
+    of = process.VP()
+    grid, x = times.karras(of, steps=30), jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    made, _ = DETERMINISTIC[name](gaussian(of), x, grid)
+    assert made.shape == x.shape
+    assert made.dtype == jnp.float32
+    np.testing.assert_allclose(made, gaussian_flow(of, np.asarray(x), grid.t[0], 0.0), atol=0.2)
+
+
+@pytest.mark.parametrize(("sampler", "options", "words"), [
+    (samplers.ddim, {"eta": 1.5}, r"eta must lie in \[0, 1\], got 1.5"),
+    (samplers.ddim, {"eta": -0.1}, "eta"),
+    (samplers.ancestral, {"variance": "learned"}, "'small' or 'large', got 'learned'"),
+    (samplers.heun, {"s_churn": -1.0}, "s_churn and s_noise must be >= 0, got -1"),
+    (samplers.euler, {"s_noise": -1.0}, "s_noise"),
+])
+def test_impossible_options_are_refused(sampler, options, words):
+    of = process.VP()
+    with pytest.raises(ValueError, match=words):
+        sampler(gaussian(of), jnp.zeros(2), times.karras(of, steps=2), jax.random.key(0), **options)
