@@ -55,7 +55,7 @@ def test_the_loop_is_never_more_than_two_steps_ahead(monkeypatch):
         state, {"number": next(made)}))
     state = train.State(jnp.int32(0), {}, {}, ())
     ahead = []
-    loop.fit(None, state, lambda start: itertools.repeat({}), FIT, steps=7,
+    loop.fit(print, state, lambda start: itertools.repeat({}), FIT, steps=7,
              hooks=[lambda step, *_: ahead.append(step - len(waited))])
     assert max(ahead) == 2 and waited == [1, 2, 3, 4, 5]
 
@@ -86,7 +86,7 @@ def test_losses_are_those_of_one_device_on_any_mesh_again_and_again(run_python):
         split, state = losses(mesh.make_mesh(data=2, fsdp=4), rules=(("hidden0/kernel", (None, "fsdp")),))
         np.testing.assert_allclose(split, alone, rtol=1e-5)
         for tree in (state.params, state.ema["decay_0.999"], state.opt_state[0].mu):  # and it stays where it was put
-            assert tree["params"]["hidden0"]["kernel"].sharding.spec == (None, "fsdp")
+            assert tree["params"]["hidden0"]["kernel"].sharding.spec == jax.P(None, "fsdp")
     """, devices=8)
 
 

@@ -62,16 +62,14 @@ def standard_error(values):
 @pytest.mark.parametrize(("of", "name"), PAIRS)
 def test_the_gradient_vanishes_at_the_exact_denoiser(of, name):
     of, kind = PROCESSES[of], PARAMETERIZATIONS[name]
-    # levels of a training run: at every level the exact prediction is the best, whatever the weights
-    loss = objective.denoising(Exact(of, kind), of, kind, levels=levels.lognormal, weighting=weighting.edm)
+    loss = objective.denoising(Exact(of, kind), of, kind, levels=levels.lognormal, weighting=weighting.eps)
     keys = jax.random.split(jax.random.key(0), 64)
     at = lambda scale, shift: {"scale": jnp.float32(scale), "shift": jnp.float32(shift)}
     _, slopes = losses_and_slopes(loss, at(1, 0), keys)
     for found in slopes.values():
         assert abs(found.mean()) < 4 * standard_error(found)
-    for away in (at(1.1, 0), at(1, 0.1)):  # and does not vanish elsewhere
-        _, slopes = losses_and_slopes(loss, away, keys)
-        assert any(abs(found.mean()) > 6 * standard_error(found) for found in slopes.values())
+    _, slopes = losses_and_slopes(loss, at(1.2, 0.5), keys)  # and does not vanish elsewhere
+    assert slopes["shift"].mean() > 8 * standard_error(slopes["shift"])
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
@@ -179,7 +177,7 @@ def test_conditions_are_dropped_together_and_as_often_as_asked(drop):
     made, cond = drawn(drop=drop, shape=(4096, 1))
     gone = np.asarray(made["cond"]["label"] == 10)
     assert gone.mean() == pytest.approx(drop, abs=4 * np.sqrt(drop * (1 - drop) / 4096) + 1e-9)
-    np.testing.assert_array_equal(made["cond"]["text"], np.where(gone[:, None], 0.0, 1.0))  # all of it together
+    np.testing.assert_array_equal(made["cond"]["text"], np.where(gone, 0.0, 1.0)[:, None].repeat(2, 1))
     np.testing.assert_array_equal(made["cond"]["label"][~gone], cond["label"][~gone])
     assert made["cond"]["label"].dtype == cond["label"].dtype
 
