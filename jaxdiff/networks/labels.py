@@ -14,7 +14,8 @@ def label_of(cond: Cond, num_classes: int) -> Array | None:
       ValueError: a network with classes and no label; a condition that the network would not read;
         a label that is not an integer.
     """
-    given = sorted(cond or {})
+    cond = cond or {}
+    given = sorted(cond)
     if not num_classes:
         if given:
             raise ValueError(f"the condition has {', '.join(given)}, but a network with num_classes=0 reads none; "

@@ -28,7 +28,8 @@ def test_it_learns_a_function_of_both_inputs():
     params = network.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1), None)
 
     def loss(params, key):
-        x, c = jax.random.normal(key, (256, 2)), jax.random.uniform(key, (256,), minval=-2, maxval=2)
+        x_key, c_key = jax.random.split(key)
+        x, c = jax.random.normal(x_key, (256, 2)), jax.random.uniform(c_key, (256,), minval=-2, maxval=2)
         return ((network.apply(params, x, c, None, train=True) - target(x, c)) ** 2).mean()
 
     def step(state, key):
@@ -39,7 +40,7 @@ def test_it_learns_a_function_of_both_inputs():
 
     keys = jax.random.split(jax.random.key(1), 600)
     _, losses = jax.jit(lambda state: jax.lax.scan(step, state, keys))((params, optimizer.init(params)))
-    assert losses[:10].mean() > 1
+    assert losses[0] > 1
     assert losses[-50:].mean() < 0.02
 
 

@@ -69,7 +69,7 @@ def test_the_gradient_vanishes_at_the_exact_denoiser(of, name):
     for found in slopes.values():
         assert abs(found.mean()) < 4 * standard_error(found)
     _, slopes = losses_and_slopes(loss, at(1.2, 0.5), keys)  # and does not vanish elsewhere
-    assert slopes["shift"].mean() > 8 * standard_error(slopes["shift"])
+    assert any(found.mean() > 8 * standard_error(found) for found in slopes.values())
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
