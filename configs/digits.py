@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.batch = 16 if tiny else 128
     config.accumulate = 1
-    config.train_images = 32 if tiny else 153_600
+    config.train_images = 32 if tiny else 128_000
     config.optimizer = {
         "name": "adam", "b2": 0.99,
         "learning_rate": {"name": "linear_schedule", "init_value": 0.0, "end_value": 2e-3,
@@ -46,10 +46,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ()}
 
-    config.save_every_steps = 1 if tiny else 400
+    config.save_every_steps = 1 if tiny else 500
     config.keep_checkpoints = 2
     config.log_every_steps = 1 if tiny else 50
-    config.picture_every_steps = 0 if tiny else 400
+    config.picture_every_steps = 0 if tiny else 500
     config.tensorboard = not tiny
 
     config.sampler = {"name": "heun"}

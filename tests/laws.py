@@ -87,7 +87,7 @@ def _posterior_mean(xp, x, alpha, sigma):
 
 def _levels(denoiser, x, t):
     t = jnp.asarray(t, x.dtype)
-    return (process.expand(process.alpha(denoiser.process, t), x), process.expand(process.sigma(denoiser.process, t), x))
+    return tuple(process.expand(level(denoiser.process, t), x) for level in (process.alpha, process.sigma))
 
 
 def ends(of, t):

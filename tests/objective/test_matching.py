@@ -129,9 +129,13 @@ def test_a_weighting_means_the_same_whatever_is_predicted(kind, name):
     assert metrics == {}
 
 
-def drawn(drop=0.0, shape=(4096, 8, 8, 3), key=jax.random.key(0), **options):
-    loss = objective.denoising(Zero(), process.RectifiedFlow(), parameterization.velocity(), drop=drop,
-                               null={"label": np.int32(10), "text": np.zeros(2, np.float32)} if drop else None, **options)
+KEY = jax.random.key(0)
+NULL = {"label": np.int32(10), "text": np.zeros(2, np.float32)}
+
+
+def drawn(*, drop=0.0, shape=(4096, 8, 8, 3), key=KEY):
+    """(a drawn batch, its conditions before)."""
+    loss = objective.denoising(Zero(), process.RectifiedFlow(), parameterization.velocity(), drop=drop, null=NULL)
     cond = {"label": jnp.arange(shape[0]) % 10, "text": jnp.ones((shape[0], 2))}
     return loss.draw({"x0": jnp.zeros(shape), "cond": cond}, key), cond
 
@@ -166,7 +170,7 @@ def test_times_are_stratified_over_the_batch(seed):
 
 
 def test_every_time_is_uniform_over_keys():
-    times = jax.vmap(lambda key: drawn(shape=(8, 1), key=key)[0]["t"])(jax.random.split(jax.random.key(0), 4_000))
+    times = jax.vmap(lambda key: drawn(shape=(8, 1), key=key)[0]["t"])(jax.random.split(KEY, 4_000))
     for place in (times[:, 0], times[:, 5]):
         counts = np.histogram(place, bins=10, range=(0, 1))[0]
         assert (abs(counts - 400) < 5 * np.sqrt(400 * 0.9)).all()

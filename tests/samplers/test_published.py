@@ -1,6 +1,7 @@
 """Every sampler takes the path of its paper's pseudocode, written out again in numpy, noise by noise."""
 
 import functools
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,8 @@ def denoise(x, alpha, sigma):
 def ours(sampler, of, grid, x, **options):
     """The sampler's output when its noises are NOISES, one a step."""
     draw = lambda key, index, mean, std: mean + std * jnp.asarray(NOISES)[index[0]]
-    return sampler(gaussian(of, MEAN, STD), jnp.asarray(x), grid, walk=functools.partial(walk.walk, draw=draw), **options)
+    noted = functools.partial(walk.walk, draw=draw)
+    return sampler(gaussian(of, MEAN, STD), jnp.asarray(x), grid, walk=noted, **options)
 
 
 def edm_sampler(x, t_steps, s_churn, s_min, s_max, s_noise, second):
@@ -67,7 +69,7 @@ def test_edms_last_step_into_the_data(second, x64):
 
 def ddim_path(x, bars, eta):
     """Song, Meng & Ermon 2020, eq. 12 and 16, in their α (our α²)."""
-    for i, (a_t, a_s) in enumerate(zip(bars[:-1], bars[1:], strict=True)):
+    for i, (a_t, a_s) in enumerate(pairwise(bars)):
         eps = (x - np.sqrt(a_t) * denoise(x, np.sqrt(a_t), np.sqrt(1 - a_t))) / np.sqrt(1 - a_t)
         sigma = eta * np.sqrt((1 - a_s) / (1 - a_t)) * np.sqrt(1 - a_t / a_s)
         x0 = (x - np.sqrt(1 - a_t) * eps) / np.sqrt(a_t)
@@ -87,7 +89,7 @@ def test_ddim_is_equation_12(key, eta, x64):
 
 def ddpm_path(x, bars, large):
     """Ho, Jain & Abbeel 2020, algorithm 2 and eq. 7, from the ᾱ of successive steps."""
-    for i, (bar, before) in enumerate(zip(bars[:-1], bars[1:], strict=True)):
+    for i, (bar, before) in enumerate(pairwise(bars)):
         beta = 1 - bar / before
         eps = (x - np.sqrt(bar) * denoise(x, np.sqrt(bar), np.sqrt(1 - bar))) / np.sqrt(1 - bar)
         variance = beta if large else (1 - before) / (1 - bar) * beta
@@ -110,7 +112,7 @@ def test_euler_on_equal_steps_of_a_flow_is_the_flows_own_euler_method(x64):
     # x_s = x_t - (t - s)(ε̂ - x̂0): for a flow, Euler's method in t and in σ/α are the same map
     of, x = process.RectifiedFlow(), X
     t = times.uniform(of, steps=6).t
-    for now, then in zip(t[:-1], t[1:], strict=True):
+    for now, then in pairwise(t):
         x0 = denoise(x, 1 - now, now)
         x = x - (now - then) * ((x - (1 - now) * x0) / now - x0)
     for sampler in (samplers.euler, samplers.ddim):
