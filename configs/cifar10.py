@@ -25,7 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.network = {
         "name": "SongUNet", "channels": 8 if tiny else 128, "mults": (1, 1) if tiny else (2, 2, 2),
-        "blocks": 1 if tiny else 4, "attention": (16,), "dropout": 0.13, "num_classes": 10, "dtype": "float32" if tiny else "bfloat16",
+        "blocks": 1 if tiny else 4,
+        "attention": (16,), "dropout": 0.13, "num_classes": 10, "dtype": "float32" if tiny else "bfloat16",
     }
     config.process = {"name": "EDM"}
     config.parameterization = {"name": "edm", "sigma_data": 0.5}

@@ -148,7 +148,8 @@ def transform(function: Callable) -> Callable[..., Denoiser]:
         return Denoiser(_Transformed(function, tuple(sorted(fixed.items()))), denoiser.process, (denoiser, free))
 
     first = inspect.Parameter("denoiser", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Denoiser)
-    make.__signature__ = inspect.Signature([first, *options_of], return_annotation=Denoiser)  # what `build` reads
+    read_by_build = inspect.Signature([first, *options_of], return_annotation=Denoiser)
+    vars(make)["__signature__"] = read_by_build
     return make
 
 

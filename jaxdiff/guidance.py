@@ -31,7 +31,7 @@ def classifier_free(denoiser: Denoiser, x: Array, t: Array, cond: Cond, *, scale
     """
     empty = jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value), (x.shape[0], *jnp.shape(value))), null)
     if batched:
-        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n.astype(c.dtype)]), dict(cond), dict(empty))
+        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n.astype(c.dtype)]), dict(cond or {}), dict(empty))
         times = jnp.concatenate([t, t]) if jnp.ndim(t) else t
         with_cond, without = jnp.split(denoiser(jnp.concatenate([x, x]), times, both), 2)
     else:

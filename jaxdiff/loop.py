@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jaxdiff import train
 from jaxdiff.protocols import Batch, Key
 
-__all__ = ["ahead", "fit", "on_mesh"]
+__all__ = ["fit", "on_mesh"]
 
 AHEAD = 2  # steps; free on a TPU, and without it loops on virtual devices deadlock
 
@@ -35,11 +35,13 @@ def fit(step: Callable, state: train.State, batches: Callable[[int], Iterator[Ba
     """
     run = train.compiled(step, state)
     start = int(state.step)
-    with on_mesh(state), contextlib.closing(ahead(AHEAD)) as pace:
-        next(pace)
+    recent: deque = deque()
+    with on_mesh(state):
         for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
             state, metrics = run(state, put(batch), key)
-            pace.send(metrics)
+            recent.append(metrics)
+            if len(recent) > AHEAD:
+                jax.block_until_ready(recent.popleft())
             for hook in hooks:
                 reason = hook(number, state, metrics)
                 if reason is not None:
@@ -47,19 +49,11 @@ def fit(step: Callable, state: train.State, batches: Callable[[int], Iterator[Ba
     return state, None
 
 
-def ahead(most: int) -> Iterator:
-    """A coroutine to which each step's results are sent: it waits for those of `most` steps before."""
-    pending: deque = deque()
-    while True:
-        pending.append((yield))
-        if len(pending) > most:
-            jax.block_until_ready(pending.popleft())
-
-
 def on_mesh(tree: Any) -> contextlib.AbstractContextManager:
     """Enters the mesh on which the arrays of `tree` lie, if they lie on one."""
     for leaf in jax.tree.leaves(tree):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding):
-            return jax.set_mesh(sharding.mesh)
+            mesh: Any = sharding.mesh
+            return jax.set_mesh(mesh)
     return contextlib.nullcontext()

@@ -32,12 +32,11 @@ def _parser() -> _Parser:
     parser = _Parser(prog="jaxdiff", description="Diffusion models in JAX and Flax.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"jaxdiff {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    workdir = dict(required=True, metavar="DIR", type=Path, help="the run's folder")
 
     def verb(name: str, summary: str, example: str) -> _Parser:
         made = verbs.add_parser(name, help=summary, description=summary, epilog=f"Example: {example}",
                                 allow_abbrev=False)
-        made.add_argument("--workdir", **workdir)
+        made.add_argument("--workdir", required=True, metavar="DIR", type=Path, help="the run's folder")
         return made
 
     train = verb("train", "Train, or go on training what lies in the folder.", TRAIN_EXAMPLE)

@@ -67,7 +67,7 @@ def rows(mesh: Mesh, batch: int) -> tuple[int, ...]:
         near = sorted({max(batch // parts, 1) * parts, (batch // parts + 1) * parts})
         raise ValueError(f"a batch of {batch} does not divide over {parts} devices (data {mesh.shape['data']} x fsdp "
                          f"{mesh.shape['fsdp']}); near it are {' and '.join(map(str, near))}")
-    held = _batched(mesh).addressable_devices_indices_map((batch,)).values()
+    held: Any = _batched(mesh).addressable_devices_indices_map((batch,)).values()
     return tuple(sorted({row for index in held for row in range(batch)[index[0]]}))
 
 
@@ -75,13 +75,13 @@ def put(mesh: Mesh, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Makes the global batch from this process's rows (in the order of `rows`), leaves [rows, ...]."""
     local = len(jax.tree.leaves(batch)[0])
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    lies = _batched(mesh)
+    lies: Any = _batched(mesh)
     mine = len({index[0].start for index in lies.addressable_devices_indices_map((parts,)).values()})
     size = local * parts // mine
     place = {row: at for at, row in enumerate(rows(mesh, size))}
 
     def whole(values: np.ndarray) -> jax.Array:
-        def cut(index: tuple) -> np.ndarray:
+        def cut(index: Any) -> np.ndarray:
             return values[[place[row] for row in range(size)[index[0]]]]
 
         return jax.make_array_from_callback((size, *values.shape[1:]), lies, cut)

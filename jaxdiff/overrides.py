@@ -5,9 +5,9 @@ replaced by a dict, `--config.sampler="{'name': 'ddim', 'eta': 0.5}"`.
 """
 
 import ast
-import importlib.util
 import inspect
 import math
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,14 @@ def load(spec: str) -> ConfigDict:
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ValueError(f"no config file {name!r} in {Path.cwd()}{nearest(name, beside) if beside else ''}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    defined = runpy.run_path(name)
+    if "get_config" not in defined:
         raise ValueError(f"{name} defines no get_config(arg)")
-    takes = inspect.signature(module.get_config).parameters
+    get_config = defined["get_config"]
+    takes = inspect.signature(get_config).parameters
     if arg and not takes:
         raise ValueError(f"{name}: its get_config takes no argument, got {arg!r}")
-    return module.get_config(arg) if takes else module.get_config()
+    return get_config(arg) if takes else get_config()
 
 
 def apply(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> ConfigDict:

@@ -55,10 +55,10 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
         if batch % parts:
             raise ValueError(f"a sampling batch of {batch} does not divide over {parts} devices")
     key = _threefry(key)
-    indices = np.asarray(indices, np.int64)
+    wanted = np.asarray(indices, np.int64)
     pending: deque = deque()
-    for start in range(0, len(indices), batch):
-        part = indices[start:start + batch]
+    for start in range(0, len(wanted), batch):
+        part = wanted[start:start + batch]
         padded = np.concatenate([part, np.full(batch - len(part), part[-1])]).astype(np.uint32)
         cond = None if cond_of is None else jax.tree.map(jnp.asarray, dict(cond_of(padded)))
         given = (jnp.asarray(padded), cond)

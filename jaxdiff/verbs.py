@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -204,10 +204,13 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
     mesh = meshes.make_mesh()
     shapes = training.shapes(model.objective, model.optimizer, example, mesh=mesh, ema=model.ema, prepare=model.prepare)
     store = checkpoint.opened(str(workdir), None)
-    found = checkpoint.restore(store, {"ema": {name: shapes.ema[name]}}, step=step)
-    number, trees = found
+    number, trees = checkpoint.restore(store, {"ema": {name: shapes.ema[name]}}, step=step) or _gone(store)
     denoiser = generation.guided(model.objective.denoiser(trees["ema"][name]))
     return Drawing(config, mesh, model, generation, denoiser, number, name, cond_of)
+
+
+def _gone(store: checkpoint.Store) -> NoReturn:
+    raise ValueError(f"the checkpoints in {store.folder} have just gone")
 
 
 def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, int]:
@@ -234,7 +237,7 @@ def sample(folder: Path, drawing: Drawing) -> int:
     arrays = {"samples": images}
     if drawing.cond_of is not None:
         arrays["labels"] = drawing.cond_of(np.arange(num))["label"]
-    np.savez(folder / "samples.npz", **arrays)
+    np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
     paths = [folder / "samples.npz"]
     if images.dtype == np.uint8:
         grid = hooks.tile(images)

@@ -51,7 +51,7 @@ class Denoising:
                 "cond": self._dropped(batch["cond"], jax.random.bernoulli(drop_key, self.drop, (b,)))}
 
     def _dropped(self, cond: Cond, mask: Array) -> Cond:
-        if not self.drop or cond is None:
+        if not self.drop or cond is None or self.null is None:
             return cond
         swap = lambda value, none: jnp.where(processes.expand(mask, value), jnp.asarray(none, value.dtype), value)
         return jax.tree.map(swap, dict(cond), dict(self.null))

@@ -64,7 +64,7 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation, *,
     return step
 
 
-def _gradients(objective: Objective, params: Params, batch: Batch, key: Key, context: Context,
+def _gradients(objective: Any, params: Params, batch: Batch, key: Key, context: Context,
                accumulate: int) -> tuple[Array, Metrics, Params]:
     differentiate = jax.value_and_grad(objective, has_aux=True)
     if accumulate == 1:
