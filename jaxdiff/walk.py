@@ -1,14 +1,15 @@
 """The one scan over a grid, on which every sampler with fixed steps stands.
 
 `walk` makes the rows (t, s, α and σ at both ends, and the sampler's coefficients) in float64
-on the host, calls `step` for each and ends.  Two kinds of step it makes itself, alike for all
-samplers, because no formula in σ/α or its logarithm holds there: from α = 0 and into σ = 0 the
-step is the first-order one,
+on the host, calls `step` for each and ends.  The steps that touch α = 0 or σ = 0 it makes itself,
+alike for all samplers, because no formula in σ/α or its logarithm holds there.  They are the
+first-order one,
 
     x_s = α_s D + (σ_s/σ_t)(x - α_t D),
 
 which for s = 0 is the denoised estimate, exactly: no sample keeps a trace of noise.  From pure
-noise it has the law of any stochastic step too, since there x is independent of x0.
+noise it has the law of any stochastic step too, since there x is independent of x0.  On a rising
+grid, which encodes, the way out of the data is x_s = α_s x, since there ε̂ = -σ ∇ln p vanishes.
 """
 
 from collections.abc import Callable
@@ -88,12 +89,12 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
       x and `{"nfe": denoiser calls, "seen": records or None}`.
     """
     rows = _rows(denoiser.process, times)
-    last = times.steps - (times.t[-1] == 0)
-    first = min(int(rows.alpha_t[0] == 0), last)
+    last = times.steps - int(times.t[-1] == 0 or rows.alpha_s[-1] == 0)
+    first = min(int(rows.alpha_t[0] == 0 or times.t[0] == 0), last)
     bound = lambda x, t: denoiser(x, t, cond)
     seen: list = []
     if first:
-        x, record = _edge(bound, x, _cast(_take(rows, 0), x.dtype), observe)
+        x, record = _edge(bound, x, _cast(_take(rows, 0), x.dtype), observe, times.t[0] == 0)
         seen.append(record)
     if first < last:
         middle = _take(rows, slice(first, last))
@@ -106,9 +107,9 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
         (x, carry), record = jax.lax.scan(body, (x, carry), _cast(middle, x.dtype))
         seen.append(record)
     if last < times.steps:
-        x, record = _edge(bound, x, _cast(_take(rows, last), x.dtype), observe)
+        x, record = _edge(bound, x, _cast(_take(rows, last), x.dtype), observe, times.t[last] == 0)
         seen.append(record)
-    nfe = first + evals * (last - first) + (times.steps - last)
+    nfe = first * (times.t[0] != 0) + evals * (last - first) + (times.steps - last) * (times.t[last] != 0)
     return x, {"nfe": nfe, "seen": jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen) if observe else None}
 
 
@@ -129,10 +130,13 @@ def _cast(rows: Row, dtype: Any) -> Row:
     return jax.tree.map(lambda v: jnp.asarray(v, dtype if np.issubdtype(v.dtype, np.floating) else jnp.int32), rows)
 
 
-def _edge(bound: Callable, x: Array, row: Row, observe: Callable | None) -> tuple[Array, Any]:
-    x0 = bound(x, row.t)
-    scale = row.sigma_s / row.sigma_t
-    x = scale * x + (row.alpha_s - row.alpha_t * scale) * x0
+def _edge(bound: Callable, x: Array, row: Row, observe: Callable | None, leaves_data: bool) -> tuple[Array, Any]:
+    if leaves_data:
+        x0, x = x, row.alpha_s * x
+    else:
+        x0 = bound(x, row.t)
+        scale = row.sigma_s / row.sigma_t
+        x = scale * x + (row.alpha_s - row.alpha_t * scale) * x0
     return x, jax.tree.map(lambda value: jnp.asarray(value)[None], observe(row, x, x0)) if observe else None
 
 

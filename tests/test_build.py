@@ -51,7 +51,8 @@ def test_what_still_lacks_something_is_bound():
 
 
 def test_equal_parts_are_equal_and_compile_once():
-    specs = [{"name": "ddim", "eta": 0.5}, {"eta": 0.5, "name": "ddim"}, {"name": "ddim", "eta": 0.25}]
+    specs = [{"name": "heun", "s_churn": 4.0, "s_min": 0.1}, {"s_min": 0.1, "s_churn": 4.0, "name": "heun"},
+             {"name": "heun", "s_churn": 4.0, "s_min": 0.2}]
     parts = [build(spec, samplers) for spec in specs]
     assert parts[0] == parts[1] != parts[2]
     assert hash(parts[0]) == hash(parts[1])

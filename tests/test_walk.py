@@ -111,6 +111,25 @@ def test_the_first_step_out_of_pure_noise_is_ddims(name):
     np.testing.assert_allclose(x, process.alpha(of, 0.25) * 0.3 + process.sigma(of, 0.25) * X, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", END_IN_NOISE)
+def test_the_last_step_into_pure_noise_is_ddims(name):
+    of = PROCESSES[name]
+    d, (alpha, sigma) = gaussian(of), (process.alpha(of, 0.25), process.sigma(of, 0.25))
+    x, aux = walk.walk(stay, d, X, times.given(of, t=(0.25, 1.0)), None, evals=3)
+    np.testing.assert_allclose(x, (X - alpha * d(X, np.float32(0.25))) / sigma, rtol=1e-5)
+    assert aux["nfe"] == 1
+
+
+@each_process
+def test_the_first_step_out_of_the_data_keeps_them(of):
+    # there ε̂ = -σ ∇ln p vanishes, so that dx̂/dσ̂ = 0, and nothing is asked of the denoiser
+    x, aux = walk.walk(stay, gaussian(of), X, times.given(of, t=(0.0, 0.25, 0.5)), None, evals=3,
+                       observe=lambda row, x, x0: x)
+    np.testing.assert_allclose(aux["seen"][0], process.alpha(of, 0.25) * X, rtol=1e-6)
+    assert aux["nfe"] == 3
+    assert jnp.isfinite(x).all()
+
+
 @pytest.mark.parametrize("name", ["vp", "flow"])
 def test_observe_sees_every_step_with_the_edges(name):
     of = PROCESSES[name]

@@ -37,7 +37,7 @@ def ddim(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, 
       x [b, ...] and `{"nfe": steps, "seen": ...}`.  Order 1; weak order 1 for eta > 0.
 
     Raises:
-      ValueError: eta outside [0, 1].
+      ValueError: eta outside [0, 1], or above 0 on a rising grid.
 
     Source: Song, Meng & Ermon 2020 (arXiv:2010.02502), eq. 12.
     """
@@ -60,7 +60,7 @@ def ancestral(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None
       x [b, ...] and `{"nfe": steps, "seen": ...}`.  Weak order 1.
 
     Raises:
-      ValueError: another variance.
+      ValueError: another variance, or a rising grid.
 
     Source: Ho, Jain & Abbeel 2020 (arXiv:2006.11239), sec. 3.2 and algorithm 2.
     """
@@ -75,6 +75,9 @@ def _posterior(rows: walks.Row, eta: float, large: bool = False) -> dict:
     """Factors of x, of D and of fresh noise."""
     # 1 - e^(λ_t - λ_s), from the ratios themselves: exact where a level is 0.
     share = 1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2
+    if eta and (share < 0).any():
+        raise ValueError("a rising grid encodes, which only a step without noise can do: use ddim with eta=0")
+    share = np.maximum(share, 0)
     std = eta * rows.sigma_s * np.sqrt(share)
     kept = np.sqrt(rows.sigma_s**2 - std**2) / rows.sigma_t
     return {"x": kept, "x0": rows.alpha_s - rows.alpha_t * kept,

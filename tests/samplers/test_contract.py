@@ -74,6 +74,14 @@ def test_nfe_counts_the_last_step_only_where_it_leads_to_the_data():
     assert calls_made(samplers.ddim, of, times.given(of, t=(1.0, 0.5, 0.2))) == (2, 2)
 
 
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("key", ["vp", "flow"])
+def test_nfe_is_the_number_of_calls_when_encoding(name, key):
+    up = times.given(PROCESSES[key], t=(0.0, 0.3, 0.6, 1.0))
+    calls, nfe = calls_made(DETERMINISTIC[name], PROCESSES[key], up)
+    assert calls == nfe > 0
+
+
 @each_sampler
 def test_samples_do_not_see_their_neighbours(name):
     # G03, yang-song/score_sde_pytorch#41: sample i depends on its own key and nothing else
@@ -133,6 +141,13 @@ def test_the_condition_reaches_every_call(name):
     x, _ = SAMPLERS[name](denoiser.from_function(labelled, of), jnp.ones((3, 2)), times.karras(of, steps=4),
                           jax.random.key(0), cond={"label": label})
     np.testing.assert_allclose(x, np.repeat(label[:, None], 2, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ddim_half", "ddim_one", "ancestral_small", "ancestral_large"])
+def test_only_a_step_without_noise_encodes(name):
+    of = process.VP()
+    with pytest.raises(ValueError, match="a rising grid encodes.*eta=0"):
+        STOCHASTIC[name](gaussian(of), jnp.ones(2), times.given(of, t=(0.1, 0.4, 0.8)), jax.random.key(0))
 
 
 def run_on(name, mean):
