@@ -103,6 +103,7 @@ def test_numbers_are_leaves_and_words_are_static():
     assert made.process == d.process
 
 
+@pytest.mark.smoke
 def test_three_checkpoints_and_three_scales_share_one_trace():
     traces = []
 

@@ -28,6 +28,7 @@ X = jax.random.normal(jax.random.key(0), (3, 50))
 D = denoiser.from_function(by_label, process.VP())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
 def test_scale_one_is_off_to_the_bit(batched, wrap):

@@ -25,6 +25,7 @@ def test_lists_are_complete():
     assert families == {type(of) for of in PROCESSES.values()}
 
 
+@pytest.mark.smoke
 def test_vp_ends_at_its_published_noise():
     # G04 (NVlabs/edm#5): β from 0.1 to 20, so that β_d = 19.9; 19.1 gives 124.582, 20 gives 156.019.
     assert process.ratio(process.VP(), 1.0) == pytest.approx(152.167, abs=5e-4)
@@ -163,6 +164,7 @@ def test_the_logsnr_is_finite_within_the_span_in_float32(of):
     assert (jnp.diff(lam) < 0).all()
 
 
+@pytest.mark.smoke
 @each_process
 def test_numpy_stays_float64_even_under_jit(of):
     t = inside(of, 5)

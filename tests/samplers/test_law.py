@@ -32,6 +32,7 @@ PEERS = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", PEERS)
 def test_variance_is_that_of_peers_samplers(name, x64):
     sampler, published = PEERS[name]

@@ -102,6 +102,7 @@ def test_a_step_descends_and_says_how_far():
     assert metrics["skipped"] == 0
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])  # 1e30: its square, the loss, is not finite
 def test_what_is_not_finite_changes_nothing_but_the_step(bad):
     state, _ = step(fresh(), batch_of(0), KEY)
@@ -165,6 +166,7 @@ def test_every_step_and_every_seed_draws_anew():
     assert len(set(again)) == 4
 
 
+@pytest.mark.smoke
 def test_accumulation_changes_nothing_but_the_rounding():
     (one, metrics_one), (four, metrics_four) = (
         jax.jit(made(OPTIMIZERS["sgd"], accumulate=k))(fresh(OPTIMIZERS["sgd"]), batch_of(0), KEY) for k in (1, 4))
