@@ -46,7 +46,8 @@ def init(objective: Objective, optimizer: optax.GradientTransformation, batch: B
     """
     create = _creator(objective, optimizer, batch, ema, frozen, prepare)
     if mesh is None:
-        return jax.jit(create)(key)._replace(frozen=frozen)
+        here = jnp.zeros(()).sharding  # the default device's, committed, as the step gives the state back:
+        return jax.jit(create, out_shardings=here)(key)._replace(frozen=frozen)  # or it would compile twice
     lies = _shardings(mesh, jax.eval_shape(create, key), rules)
     with jax.set_mesh(mesh):
         return jax.jit(create, out_shardings=lies)(key)._replace(frozen=frozen)

@@ -50,15 +50,19 @@ def test_flip_mirrors_half_of_the_rows():
     assert (made != other).any()
 
 
-def test_flip_gives_a_row_the_same_draw_on_any_mesh():
-    if jax.device_count() < 2:
-        pytest.skip("one device")
-    count = 2 * jax.device_count()
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    prepare = jax.jit(pixels.images(flip=True))
-    sharded = prepare(jax.device_put(batch(count), rows), jax.random.key(3))
-    np.testing.assert_array_equal(sharded["x0"], prepare(batch(count), jax.random.key(3))["x0"])
+def test_flip_gives_a_row_the_same_draw_on_any_mesh(run_python):
+    run_python("""
+        import jax, numpy as np
+        from jaxdiff.data import pixels
+        given = {"image": np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1)).astype(np.uint8)}
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        prepare = jax.jit(pixels.images(flip=True))
+        sharded = prepare(jax.device_put(given, rows), jax.random.key(3))["x0"]
+        alone = prepare(given, jax.random.key(3))["x0"]
+        np.testing.assert_array_equal(sharded, alone)
+        assert (alone != pixels.to_float(given["image"])).any()
+    """, devices=8)
 
 
 def test_as_is_only_adds_the_missing_cond():
