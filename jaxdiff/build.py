@@ -65,7 +65,8 @@ def build(spec: str | Mapping[str, Any], home: ModuleType, *given: Any, **named:
         raise ValueError(f"a part of {slot!r} needs a 'name', got {spec}")
     name = spec.pop("name")
     part = resolve(name, home)
-    options = {key: value for key, value in spec.items() if value is not None}
+    options = {key: tuple(value) if isinstance(value, list) else value  # a Bound is hashed
+               for key, value in spec.items() if value is not None}
     for key, value in options.items():
         if isinstance(value, Mapping) and "name" in value:
             inner = getattr(home, key, None)
@@ -118,7 +119,7 @@ def _check(name: str, signature: inspect.Signature, options: Mapping, given: int
 
 def _check_type(what: str, value: Any, annotation: Any) -> None:
     """Refuses a value that plainly is not of a plainly annotated type."""
-    kinds = {float: (int, float), int: (int,), bool: (bool,), str: (str,), tuple: (tuple, list)}
+    kinds = {float: (int, float), int: (int,), bool: (bool,), str: (str,), tuple: (tuple,)}
     kind = kinds.get(annotation)
     if kind is None:
         return

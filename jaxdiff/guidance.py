@@ -27,11 +27,16 @@ def classifier_free(denoiser: Denoiser, x: Array, t: Array, cond: Cond, *, scale
     Returns:
       x0 [b, ...]; two network evaluations a call.
 
+    Raises:
+      ValueError: no condition to be guided by.
+
     Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, with w shifted by one.
     """
+    if cond is None:
+        raise ValueError("classifier-free guidance needs a condition, got cond=None")
     empty = jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value), (x.shape[0], *jnp.shape(value))), null)
     if batched:
-        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n.astype(c.dtype)]), dict(cond or {}), dict(empty))
+        both = jax.tree.map(lambda c, n: jnp.concatenate([c, n.astype(c.dtype)]), dict(cond), dict(empty or {}))
         times = jnp.concatenate([t, t]) if jnp.ndim(t) else t
         with_cond, without = jnp.split(denoiser(jnp.concatenate([x, x]), times, both), 2)
     else:

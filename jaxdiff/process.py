@@ -175,7 +175,8 @@ def alpha(process: Process, t: Array) -> Array:
 def sigma(process: Process, t: Array) -> Array:
     """Returns σ(t), of the shape and kind of `t`."""
     t = _array(t)
-    return process.sigma(t) if hasattr(process, "sigma") else _exp(process.log_sigma(t))
+    with np.errstate(divide="ignore"):
+        return process.sigma(t) if hasattr(process, "sigma") else _exp(process.log_sigma(t))
 
 
 def _exp(x: Array) -> Array:

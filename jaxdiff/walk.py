@@ -53,10 +53,12 @@ def gaussian(key: Key | None, index: tuple[Array, int], mean: Array, std: Array)
       std: broadcasts against `mean`.
 
     Raises:
-      ValueError: the key is None.
+      ValueError: the key is None, or not a typed one.
     """
     if key is None:
         raise ValueError("this sampler draws noise: give it a key")
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"a key is a typed one, jax.random.key(seed), got {key.dtype}{list(key.shape)}")
 
     def unit(key: Key, like: Array) -> Array:
         step, number = index

@@ -129,3 +129,10 @@ def test_scales_share_a_trace_in_a_sampler():
     outputs = [run(both(D, scale), X) for scale in (1, 2.0, 7.5)]
     assert len(traces) == 1
     assert not (outputs[0] == outputs[1]).all()
+
+
+def test_guidance_without_a_condition_is_refused():
+    of = process.EDM()
+    plain = denoiser.from_function(lambda x, t, cond: x, of)
+    with pytest.raises(ValueError, match="needs a condition, got cond=None"):
+        guidance.classifier_free(plain, scale=2.0, null={"label": np.int32(1)})(jnp.zeros((2, 1)), 0.5)

@@ -28,8 +28,13 @@ def lognormal(process: Process, u: Array, *, mean: float = -1.2, std: float = 1.
       mean: of ln(σ/α) (P_mean; EDM -1.2, EDM2 -0.4).
       std: of ln(σ/α), > 0 (P_std; EDM 1.2, EDM2 1.0).
 
+    Raises:
+      ValueError: std <= 0.
+
     Source: Karras et al. 2022, table 1.
     """
+    if not std > 0:
+        raise ValueError(f"lognormal levels need std > 0, got {std}")
     tiny = jnp.finfo(u.dtype).eps
     level = mean + std * jax.scipy.special.ndtri(jnp.clip(u, tiny, 1 - tiny))
     return jnp.clip(processes.t_of_logsnr(process, -2 * level), *process.span)

@@ -32,10 +32,14 @@ def v(logsnr: Array) -> Array:
 
 
 def edm(logsnr: Array, *, sigma_data: float = 0.5) -> Array:
-    """EDM's λ(σ) = (σ² + σ_d²)/(σ σ_d)² on x0, which makes every level's loss 1 at the start."""
+    """EDM's λ(σ) = (σ² + σ_d²)/(σ σ_d)² on x0, which makes every level's loss 1 at the start; sigma_data > 0."""
+    if not sigma_data > 0:
+        raise ValueError(f"weighting edm needs sigma_data > 0, got {sigma_data}")
     return (jnp.exp(-logsnr) + sigma_data**2) / sigma_data**2
 
 
 def min_snr(logsnr: Array, *, gamma: float = 5.0) -> Array:
-    """min(SNR, γ)/SNR, that is min(SNR, γ) on x0 (Hang et al. 2023, eq. 9)."""
+    """min(SNR, γ)/SNR, that is min(SNR, γ) on x0, for γ > 0 (Hang et al. 2023, eq. 9)."""
+    if not gamma > 0:
+        raise ValueError(f"weighting min_snr needs gamma > 0, got {gamma}")
     return jnp.minimum(1.0, gamma * jnp.exp(-logsnr))

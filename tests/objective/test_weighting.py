@@ -56,3 +56,9 @@ def test_native_multiplies_nothing():
 @pytest.mark.parametrize("name", ON_X0)
 def test_weights_are_finite_where_the_logsnr_is_clipped(name):
     assert jnp.isfinite(getattr(weighting, name)(jnp.array([-20.0, 20.0]))).all()
+
+
+@pytest.mark.parametrize(("recipe", "option"), [(weighting.edm, "sigma_data"), (weighting.min_snr, "gamma")])
+def test_options_that_would_turn_weights_negative_are_refused(recipe, option):
+    with pytest.raises(ValueError, match=f"{option} > 0, got -1"):
+        recipe(jnp.zeros(2), **{option: -1.0})
