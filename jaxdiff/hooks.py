@@ -20,7 +20,7 @@ from tqdm import tqdm
 from jaxdiff.protocols import Metrics
 from jaxdiff.train import State
 
-__all__ = ["Journal", "every", "guard", "log", "pictures", "progress", "saving", "summaries", "tile"]
+__all__ = ["Journal", "draw_png", "every", "guard", "log", "pictures", "progress", "saving", "summaries", "tile"]
 
 Hook = Callable[[int, State, Metrics], str | None]
 
@@ -113,17 +113,17 @@ def log(writers: Sequence[Any], *, batch: int) -> Hook:
 def saving(save: Callable[[State, int], Any], failed: Callable[[], None], *, steps: int, last: int) -> Hook:
     """Returns the hook that saves every so many steps and at the last, and at each step looks whether an
     earlier save has failed."""
-    keep = every(steps, lambda step, state, metrics: _quiet(save(state, step)), last=last)
+
+    def keep(step: int, state: State, metrics: Metrics) -> None:
+        save(state, step)
+
+    due = every(steps, keep, last=last)
 
     def hook(step: int, state: State, metrics: Metrics) -> str | None:
         failed()
-        return keep(step, state, metrics)
+        return due(step, state, metrics)
 
     return hook
-
-
-def _quiet(_: Any) -> None:
-    return None
 
 
 def pictures(draw: Callable[[State], np.ndarray], folder: Path, writers: Sequence[Any]) -> Hook:
@@ -132,11 +132,16 @@ def pictures(draw: Callable[[State], np.ndarray], folder: Path, writers: Sequenc
     def hook(step: int, state: State, metrics: Metrics) -> None:
         grid = tile(draw(state))
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(folder / f"{step:08d}.png")
+        draw_png(grid, folder / f"{step:08d}.png")
         for writer in writers:
             writer.write_images(step, {"samples": grid[None]})
 
     return hook
+
+
+def draw_png(image: np.ndarray, path: Path) -> None:
+    """Writes an image [h, w, c] uint8, gray where c is 1."""
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
 
 
 def tile(images: np.ndarray, *, columns: int | None = None, least: int = 256) -> np.ndarray:

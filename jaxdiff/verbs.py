@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
-from PIL import Image
 
 from jaxdiff import checkpoint, experiment, hooks, loop, overrides
 from jaxdiff import evaluate as evaluation
@@ -240,8 +239,7 @@ def sample(folder: Path, drawing: Drawing) -> int:
     np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
     paths = [folder / "samples.npz"]
     if images.dtype == np.uint8:
-        grid = hooks.tile(images)
-        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(folder / "samples.png")
+        hooks.draw_png(hooks.tile(images), folder / "samples.png")
         paths.insert(0, folder / "samples.png")
     print(f"{num} samples of step {drawing.checkpoint} ({drawing.ema}, {nfe} evaluations each): "
           f"{', '.join(map(str, paths))}")

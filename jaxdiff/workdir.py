@@ -20,7 +20,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def refuse_file(workdir: Path) -> None:
-    """Raises ValueError where the folder cannot be one: a regular file stands in its way."""
+    """Raises ValueError where the folder cannot be one: a bucket, or a regular file stands in its way."""
+    if workdir.parts[:1] and workdir.parts[0].endswith(":"):  # what a path makes of gs://
+        raise ValueError(f"--workdir={workdir}: a run's folder is on a disk; mount the bucket and name its folder")
     for place in (workdir, *workdir.parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"--workdir={workdir}: {place} is a file, not a folder")

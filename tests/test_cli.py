@@ -144,6 +144,14 @@ def test_a_missing_workdir_beside_others(capsys, copied):
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "report"])
+def test_a_workdir_in_a_bucket_is_not_taken_for_a_local_folder(capsys, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    config = [f"--config={DIGITS}"] if verb == "train" else []
+    assert "mount the bucket" in refused(capsys, verb, *config, "--workdir=gs://bucket/run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "report"])
 def test_a_workdir_below_a_file(capsys, tmp_path, verb):
     (tmp_path / "file").write_text("mine")
     config = [f"--config={DIGITS}"] if verb == "train" else []
