@@ -152,15 +152,3 @@ def compilations():
     """Counts the programs compiled within: `with compilations() as count: ...; assert count() == 1`."""
     start = len(_compiled)
     yield lambda: len(_compiled) - start
-
-
-def counting(function):
-    """(function, calls): the function, and a list that grows by one whenever Python runs it, as tracing does."""
-    calls = []
-
-    @functools.wraps(function)
-    def counted(*args, **options):
-        calls.append(1)
-        return function(*args, **options)
-
-    return counted, calls
