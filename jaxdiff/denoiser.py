@@ -7,6 +7,7 @@ functions from denoiser to denoiser.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +57,22 @@ def from_function(function: Callable, process: Process, *args: Any) -> Denoiser:
 
 
 def check(parameterization: Parameterization, process: Process) -> None:
-    """Refuses a prediction type that carries no x0 where α(1) = 0, as ε and score do not."""
+    """Refuses a prediction type that carries no x0 where α(1) = 0, as ε and score do not.
+
+    Nor does velocity where α' is infinite there, as in `process.Sigmoid`.
+    """
     if not processes.ends_in_noise(process):
         return
     end = jnp.ones(())
     a, b = parameterization.coefficients(0 * end, end, *processes.slopes(process, end))
-    if float(parameterizations.determinant(a, b, 0.0, 1.0)) == 0:
-        kind = getattr(getattr(parameterization, "pair", None), "__name__", type(parameterization).__name__).strip("_")
-        raise ValueError(f"parameterization {kind!r} carries no x0 at t = 1, where {type(process).__name__} is pure "
-                         "noise; use 'v', 'velocity', 'edm' or 'x0', or a process with alpha(1) > 0")
+    size = abs(float(parameterizations.determinant(a, b, 0.0, 1.0)))
+    if 0 < size < math.inf:
+        return
+    kind = getattr(getattr(parameterization, "pair", None), "__name__", type(parameterization).__name__).strip("_")
+    what = "carries no x0" if size == 0 else "is infinite"
+    right = [name for name in ("v", "velocity", "edm", "x0") if name != kind]
+    raise ValueError(f"parameterization {kind!r} {what} at t = 1, where {type(process).__name__} is pure noise; use "
+                     f"{', '.join(map(repr, right[:-1]))} or {right[-1]!r}, or a process with alpha(1) > 0")
 
 
 def predict(network: Network, parameterization: Parameterization, process: Process, params: Params, x: Array,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runt
 import jax
 
 __all__ = [
-    "Array", "Batch", "Cond", "Context", "Key", "Metrics", "Network", "Objective",
+    "Array", "Batch", "Cond", "Context", "Key", "LearnedProcess", "Metrics", "Network", "Objective",
     "Parameterization", "Params", "Process", "frozen",
 ]
 
@@ -33,10 +33,18 @@ class Process(Protocol):
     and their exponentials are not, and `t_of_logsnr(logsnr)`, found by bisection otherwise.
     """
 
-    span: tuple[float, float]
-
+    @property
+    def span(self) -> tuple[float, float]: ...
     def log_alpha(self, t: Array) -> Array: ...
     def log_sigma(self, t: Array) -> Array: ...
+
+
+@runtime_checkable
+class LearnedProcess(Protocol):
+    """A process with parameters of its own, which are trained with the network."""
+
+    def init(self, key: Key) -> Params: ...
+    def bind(self, params: Params) -> Process: ...
 
 
 @runtime_checkable

@@ -28,11 +28,14 @@ class Times:
     """
 
     t: tuple[float, ...]
+    rounds: bool = False  # it may turn back, as `samplers.restart` does
 
     def __post_init__(self) -> None:
         t = np.asarray(self.t, np.float64)
         if t.ndim != 1 or len(t) < 2 or not np.isfinite(t).all() or (t < 0).any():
             raise ValueError(f"a grid needs at least two finite times >= 0, got {self.t}")
+        if self.rounds and (np.diff(t) != 0).all():
+            return
         if not ((np.diff(t) < 0).all() or (np.diff(t) > 0).all()):
             raise ValueError("a grid must fall strictly (or rise strictly, to encode): two of its times are equal "
                              "or out of order")

@@ -68,7 +68,8 @@ def gaussian(key: Key | None, index: tuple[Array, int], mean: Array, std: Array)
 
 
 def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | None, *, cond: Cond = None,
-         coefficients: Callable | None = None, carry: Any = (), evals: int = 1, draw: Callable = gaussian,
+         coefficients: Callable | None = None, carry: Any = (), evals: int | Callable = 1,
+         leaves_noise: bool = False, draw: Callable = gaussian,
          observe: Callable | None = None) -> tuple[Array, dict]:
     """Moves x from `times.t[0]` to `times.t[-1]`.
 
@@ -80,9 +81,11 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
       times: the grid.
       key: for `draw`; None for a sampler that draws nothing.
       cond: leaves [b, ...].
-      coefficients: `rows -> pytree of [n]`, from rows of numpy float64 [n]: those steps that `step` makes.
+      coefficients: `rows -> pytree of [n, ...]`, from rows of numpy float64 [n], those steps that `step`
+        makes; of JAX arrays where the process is being learned, so written with `rows.t`'s `__array_namespace__`.
       carry: what `step` hands on, initially.
-      evals: denoiser calls of one `step`.
+      evals: denoiser calls of one `step`, or `n -> calls` of the first n where they differ.
+      leaves_noise: `step` holds at α = 0 too, and makes that step itself.
       draw: `(key, (i, number), mean, std) -> x`; a test replaces it to get the exact law, a policy
         gradient to replay a path and read its log-densities.
       observe: `(row, x, x0) -> pytree`, x after the step; its results come back stacked over the steps.
@@ -91,8 +94,9 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
       x and `{"nfe": denoiser calls, "seen": records or None}`.
     """
     rows = _rows(denoiser.process, times)
-    last = times.steps - int(times.t[-1] == 0 or rows.alpha_s[-1] == 0)
-    first = min(int(rows.alpha_t[0] == 0 or times.t[0] == 0), last)
+    known = isinstance(rows.alpha_t, np.ndarray)  # otherwise the process is being learned, and its α never 0
+    last = times.steps - int(times.t[-1] == 0 or (known and rows.alpha_s[-1] == 0))
+    first = min(int((known and rows.alpha_t[0] == 0 and not leaves_noise) or times.t[0] == 0), last)
     bound = lambda x, t: denoiser(x, t, cond)
     seen: list = []
     if first:
@@ -111,16 +115,22 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
     if last < times.steps:
         x, record = _edge(bound, x, _cast(_take(rows, last), x.dtype), observe, times.t[last] == 0)
         seen.append(record)
-    nfe = first * (times.t[0] != 0) + evals * (last - first) + (times.steps - last) * (times.t[last] != 0)
+    made = evals(last - first) if callable(evals) else evals * (last - first)
+    nfe = first * (times.t[0] != 0) + made + (times.steps - last) * (times.t[last] != 0)
     return x, {"nfe": nfe, "seen": jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen) if observe else None}
 
 
 def _rows(process: Any, times: Times) -> Row:
     t = np.asarray(times.t, np.float64)
-    with np.errstate(divide="ignore"):
-        alpha, sigma = processes.alpha(process, t), processes.sigma(process, t)
-    alpha, sigma = np.where(t == 0, 1.0, alpha), np.where(t == 0, 0.0, sigma)  # in a grid 0 means the data
+    alpha, sigma = (_known(level(process, t)) for level in (processes.alpha, processes.sigma))
+    xp = alpha.__array_namespace__()
+    alpha, sigma = xp.where(t == 0, 1.0, alpha), xp.where(t == 0, 0.0, sigma)  # in a grid 0 means the data
     return Row(np.arange(times.steps), t[:-1], t[1:], alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
+
+
+def _known(values: Array) -> Array:
+    """Float64 on the host, unless the values are being learned."""
+    return values if isinstance(values, jax.core.Tracer) else np.asarray(values, np.float64)
 
 
 def _take(rows: Row, where: Any) -> Row:
@@ -129,7 +139,7 @@ def _take(rows: Row, where: Any) -> Row:
 
 def _cast(rows: Row, dtype: Any) -> Row:
     """Rounds the host's float64 to the dtype of the state, once; integers stay what they are."""
-    return jax.tree.map(lambda v: jnp.asarray(v, dtype if np.issubdtype(v.dtype, np.floating) else jnp.int32), rows)
+    return jax.tree.map(lambda v: jnp.asarray(v, dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.int32), rows)
 
 
 def _edge(bound: Callable, x: Array, row: Row, observe: Callable | None, leaves_data: bool) -> tuple[Array, Any]:

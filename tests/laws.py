@@ -22,8 +22,18 @@ PROCESSES = {
     "ve": process.VE(),
     "edm": process.EDM(),
     "flow": process.RectifiedFlow(),
+    "sub_vp": process.SubVP(),
+    "trig": process.TrigFlow(),
+    "sigmoid": process.Sigmoid(),
+    "ddpm": process.Discrete(),
+    "stable": process.Discrete(schedule="scaled_linear"),
+    "clipped_cosine": process.Discrete(schedule="cosine"),
+    "shifted_flow": process.Shift(process.RectifiedFlow(), 3.0),
+    "shifted_cosine": process.Shift(process.Cosine(), 4.0),
+    "stable_to_zero": process.ZeroTerminalSNR(process.Discrete(schedule="scaled_linear")),
 }
-END_IN_NOISE = ("cosine", "flow")  # α(1) = 0
+END_IN_NOISE = ("cosine", "flow", "trig", "sigmoid", "shifted_flow", "shifted_cosine", "stable_to_zero")  # α(1) = 0
+KINDS = {key: PROCESSES[key] for key in ("vp", "edm", "flow")}  # α(1) > 0, α = 1, α(1) = 0
 
 PARAMETERIZATIONS = {
     "eps": parameterization.eps(),
@@ -34,20 +44,69 @@ PARAMETERIZATIONS = {
     "edm": parameterization.edm(),
 }
 WITHOUT_X0_IN_NOISE = ("eps", "score")
-PAIRS = [(of, kind) for of in PROCESSES for kind in PARAMETERIZATIONS
-         if not (of in END_IN_NOISE and kind in WITHOUT_X0_IN_NOISE)]  # names of what fits together
+PAIRS = [  # names of what fits together
+    (of, kind) for of in PROCESSES for kind in PARAMETERIZATIONS
+    if not (of in END_IN_NOISE and kind in WITHOUT_X0_IN_NOISE) and (of, kind) != ("sigmoid", "velocity")
+]
 
-ORDERS = {"euler": 1, "ddim": 1, "heun": 2}  # of the deterministic samplers
-DETERMINISTIC = {name: getattr(samplers, name) for name in ORDERS}
-STOCHASTIC = {
-    "ddim_half": functools.partial(samplers.ddim, eta=0.5),
-    "ddim_one": functools.partial(samplers.ddim, eta=1.0),
-    "ancestral_small": functools.partial(samplers.ancestral, variance="small"),
-    "ancestral_large": functools.partial(samplers.ancestral, variance="large"),
-    "euler_churn": functools.partial(samplers.euler, s_churn=10.0),
-    "heun_churn": functools.partial(samplers.heun, s_churn=10.0),
+# The deterministic samplers: each with its order of convergence and the denoiser calls of one step.
+ORDERS = {
+    "euler": (samplers.euler, 1, 1),
+    "ddim": (samplers.ddim, 1, 1),
+    "heun": (samplers.heun, 2, 2),
+    "heun_angle": (samplers.heun_angle, 2, 2),
+    "dpm_solver_1": (functools.partial(samplers.dpm_solver, order=1), 1, 1),
+    "dpm_solver_2": (functools.partial(samplers.dpm_solver, order=2), 2, 2),
+    "dpm_solver_3": (functools.partial(samplers.dpm_solver, order=3), 3, 3),
+    "dpmpp_2s": (samplers.dpmpp_2s, 2, 2),
+    "dpmpp_2m": (samplers.dpmpp_2m, 2, 1),
+    "dpmpp_2m_heun": (functools.partial(samplers.dpmpp_2m, form="heun"), 2, 1),
+    "dpmpp_3m": (samplers.dpmpp_3m, 3, 1),
+    "dpmpp_3m_legacy": (samplers.dpmpp_3m_legacy, 2, 1),  # claimed to be of order 3 elsewhere
+    "unipc_1": (functools.partial(samplers.unipc, order=1), 2, 1),
+    "unipc_2": (functools.partial(samplers.unipc, order=2), 3, 1),
+    "unipc_2_bh1": (functools.partial(samplers.unipc, order=2, b="bh1"), 3, 1),
+    "unipc_3": (functools.partial(samplers.unipc, order=3), 4, 1),
+    "unip_3": (functools.partial(samplers.unipc, order=3, corrector=False), 3, 1),
+    "deis_2": (functools.partial(samplers.deis, order=2), 2, 1),
+    "deis_3": (functools.partial(samplers.deis, order=3), 3, 1),
+    "deis_3_ratio": (functools.partial(samplers.deis, order=3, variable="ratio"), 3, 1),
+    "deis_2_time": (functools.partial(samplers.deis, order=2, variable="time"), 2, 1),
+    "lms": (samplers.lms, 4, 1),
+    "plms": (samplers.plms, 2, 1),  # 4 on equal steps of t
+    "pndm": (samplers.pndm, 2, 1),
+    "euler_maruyama_still": (functools.partial(samplers.euler_maruyama, noise=0.0), 1, 1),
 }
+DETERMINISTIC = {name: sampler for name, (sampler, _, _) in ORDERS.items()}
+OF_THE_CLOCK = ("deis_2_time", "plms", "pndm", "euler_maruyama_still")  # depend on t, not on σ/α alone
+# The stochastic ones: each with its weak order (None where a bias stays) and the calls of one step.
+WEAK_ORDERS = {
+    "ddim_half": (functools.partial(samplers.ddim, eta=0.5), 1, 1),
+    "ddim_one": (functools.partial(samplers.ddim, eta=1.0), 1, 1),
+    "ancestral_small": (functools.partial(samplers.ancestral, variance="small"), 1, 1),
+    "ancestral_large": (functools.partial(samplers.ancestral, variance="large"), 1, 1),
+    "euler_churn": (functools.partial(samplers.euler, s_churn=10.0), 1, 1),
+    "heun_churn": (functools.partial(samplers.heun, s_churn=10.0), 2, 2),
+    "euler_maruyama_half": (functools.partial(samplers.euler_maruyama, noise=0.5), 1, 1),
+    "euler_maruyama": (samplers.euler_maruyama, 1, 1),
+    "euler_maruyama_more": (functools.partial(samplers.euler_maruyama, noise=1.4), 1, 1),
+    "sde_dpmpp_2m": (functools.partial(samplers.dpmpp_2m, eta=1.0), 2, 1),
+    "sde_dpmpp_2m_heun": (functools.partial(samplers.dpmpp_2m, eta=0.5, form="heun"), 2, 1),
+    "sde_dpmpp_3m": (functools.partial(samplers.dpmpp_3m, eta=1.0), 2, 1),
+    "dpmpp_2s_ancestral": (functools.partial(samplers.dpmpp_2s, eta=1.0), 2, 2),
+    "restart": (samplers.restart, None, 2),
+    "predictor_corrector": (samplers.predictor_corrector, None, 2),
+    "predictor_corrector_ancestral": (
+        functools.partial(samplers.predictor_corrector, predictor="ancestral", norms="own"), None, 2),
+}
+STOCHASTIC = {name: sampler for name, (sampler, _, _) in WEAK_ORDERS.items()}
 SAMPLERS = DETERMINISTIC | STOCHASTIC
+# Options of a sampler that are in its list for their order or law alone: they run the same step.
+VARIANTS = ("dpm_solver_1", "dpm_solver_2", "dpmpp_2m_heun", "dpmpp_3m_legacy", "unipc_1", "unipc_2", "unipc_2_bh1",
+            "unip_3", "deis_2", "deis_3_ratio", "deis_2_time", "ancestral_large", "ddim_one", "euler_maruyama_half",
+            "euler_maruyama_more", "sde_dpmpp_2m_heun", "sde_dpmpp_3m", "predictor_corrector_ancestral")
+PARTS = {name: sampler for name, sampler in SAMPLERS.items() if name not in VARIANTS}
+CALLS = {name: calls for name, (_, _, calls) in (ORDERS | WEAK_ORDERS).items()}
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 MEANS = np.array([[0.8, 0.2], [-0.7, 0.6], [-0.1, -0.9]])
@@ -123,13 +182,13 @@ def matched_times(of, noise_levels, *after):
     return times.given(of, t=(*t, *after))
 
 
-def exact_law(sampler, of, grid, mean=0.3, std=0.25, draws=1):
+def exact_law(sampler, of, grid, mean=0.3, std=0.25, draws=2, turns=16):
     """(mean, variance) of a sampler's output for Gaussian data, from x_T of the exact law; no Monte Carlo.
 
-    There a sampler is affine in x_T and its unit noises, of which it draws `draws` a step: row 0 sees
-    none of them, row 1 x_T = 1, row 2 + j its j-th noise = 1.
+    There a sampler is affine in x_T and its unit noises, of which it draws at most `draws` a step: row 0 sees
+    none of them, row 1 x_T = 1, row 2 + j its j-th noise = 1.  One that turns back makes up to `turns` more steps.
     """
-    rows = jnp.arange(2 + draws * grid.steps)
+    rows = jnp.arange(2 + draws * (grid.steps + turns))
 
     def draw(key, index, mean, std):
         return mean + std * (rows == 2 + index[0] * draws + index[1])

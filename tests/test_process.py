@@ -22,7 +22,7 @@ def inside(of, count=41):
 
 def test_lists_are_complete():
     families = {kind for kind in map(process.__dict__.get, process.__all__) if isinstance(kind, type)}
-    assert families == {type(of) for of in PROCESSES.values()}
+    assert families == {type(of) for of in PROCESSES.values()} | {process.LearnedGamma}  # which has test_learned below
 
 
 @pytest.mark.smoke
@@ -46,10 +46,16 @@ CLOSED_FORMS = {  # α, σ, f, g²
     "ve": lambda t: (1 + 0 * t, 0.01 * 5000**t, 0 * t, (0.01 * 5000**t) ** 2 * 2 * math.log(5000)),  # eq. 30
     "edm": lambda t: (1 + 0 * t, 80 * t, 0 * t, 2 * 80**2 * t),
     "flow": lambda t: (1 - t, t, -1 / (1 - t), 2 * t / (1 - t)),
+    "sub_vp": lambda t: (np.exp(-0.05 * t - 4.975 * t**2), -np.expm1(-0.1 * t - 9.95 * t**2), -0.5 * (0.1 + 19.9 * t),
+                         (0.1 + 19.9 * t) * -np.expm1(-0.2 * t - 19.9 * t**2)),  # eq. 29: g² = β (1 - e^(-2B))
+    "trig": lambda t: (np.cos(math.pi * t / 2), 0.5 * np.sin(math.pi * t / 2), -math.pi / 2 * np.tan(math.pi * t / 2),
+                       0.25 * math.pi * np.tan(math.pi * t / 2)),
+    "shifted_flow": lambda t: ((1 - t) / (1 + 2 * t), 3 * t / (1 + 2 * t), -3 / (1 - t) / (1 + 2 * t),
+                               18 * t / (1 - t) / (1 + 2 * t) ** 2),  # t' = 3t/(1 + 2t), Esser et al. 2024, eq. 23
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_alpha_sigma_drift_and_diffusion_have_their_closed_form(name):
     of, t = PROCESSES[name], inside(PROCESSES[name])
     ours = process.alpha(of, t), process.sigma(of, t), process.drift(of, t), process.diffusion(of, t)
@@ -57,7 +63,8 @@ def test_alpha_sigma_drift_and_diffusion_have_their_closed_form(name):
         np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["vp", "cosine"])
+@pytest.mark.parametrize("name", ["vp", "cosine", "sigmoid", "ddpm", "stable", "clipped_cosine", "shifted_cosine",
+                                  "stable_to_zero"])
 def test_variance_is_preserved(name):
     t = np.linspace(0, 1, 101)
     np.testing.assert_allclose(process.alpha(PROCESSES[name], t) ** 2 + process.sigma(PROCESSES[name], t) ** 2, 1,
@@ -66,7 +73,7 @@ def test_variance_is_preserved(name):
 
 @each_process
 def test_slopes_are_the_limits_of_differences(of):
-    t, h = inside(of), 1e-6
+    t, h = inside(of) + 1e-5, 1e-6  # off the kinks of a table
     for slope, level in zip(process.slopes(of, t), (process.alpha, process.sigma), strict=True):
         difference = (level(of, t + h) - level(of, t - h)) / (2 * h)
         np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8 * np.abs(difference).max() + 1e-9)
@@ -140,10 +147,13 @@ def test_alpha_vanishes_to_the_bit_where_it_should(name, x64):
         assert process.sigma(of, one) > 0
 
 
-@pytest.mark.parametrize(("name", "slopes"), [("flow", (-1, 1)), ("cosine", (-math.pi / 2, 0))])
+@pytest.mark.parametrize(("name", "slopes"), [
+    ("flow", (-1, 1)), ("cosine", (-math.pi / 2, 0)), ("shifted_flow", (-1 / 3, 1 / 3)), ("trig", (-math.pi / 2, 0)),
+    ("shifted_cosine", (-math.pi / 8, 0)), ("stable_to_zero", (-0.41207855 / (1 - 0.06826491 / 0.99957491), 0)),
+])
 def test_slopes_are_finite_in_pure_noise(name, slopes, x64):
     for one in (np.float64(1), jnp.float32(1), jnp.float64(1)):
-        np.testing.assert_allclose(process.slopes(PROCESSES[name], one), slopes, atol=1e-7)
+        np.testing.assert_allclose(process.slopes(PROCESSES[name], one), slopes, rtol=3e-5, atol=1e-7)
 
 
 @each_process
@@ -226,7 +236,118 @@ def test_equal_processes_share_a_trace():
     (lambda: process.VE(sigma_min=60.0), "60"),
     (lambda: process.EDM(sigma_max=0.0), "sigma_max"),
     (lambda: process.EDM(sigma_max=math.nan), "nan"),
+    (lambda: process.SubVP(beta_min=-1.0), "SubVP needs 0 < beta_min"),
+    (lambda: process.TrigFlow(sigma_data=0.0), "sigma_data > 0, got 0"),
+    (lambda: process.Sigmoid(start=3.0), "start < end"),
+    (lambda: process.Sigmoid(tau=0.0), "tau > 0"),
+    (lambda: process.RectifiedFlow(span=(0.9, 0.1)), r"span of RectifiedFlow must be .* got \(0.9, 0.1\)"),
+    (lambda: process.Cosine(span=(0.0, 1.5)), "span of Cosine"),
+    (lambda: process.Discrete(schedule="linaer"), "one of linear, scaled_linear, cosine, got 'linaer'"),
+    (lambda: process.Discrete(levels=1), "at least 2 levels, got 1"),
+    (lambda: process.Discrete(beta_min=0.5, beta_max=0.1), "beta_min <= beta_max < 1, got 0.5 and 0.1"),
+    (lambda: process.Discrete(schedule="cosine", beta_max=0.5), "'cosine' has no beta_min nor beta_max"),
+    (lambda: process.Shift(process.EDM(), factor=0.0), "factor > 0, got 0"),
+    (lambda: process.ZeroTerminalSNR(process.RectifiedFlow()), "RectifiedFlow ends in pure noise already"),
+    (lambda: process.LearnedGamma(gamma_min=6.0), "gamma_min < gamma_max, got 6.0 and 5.0"),
+    (lambda: process.LearnedGamma(width=0), "width >= 1, got 0"),
+    (lambda: process.alpha(process.LearnedGamma(), 0.5), "no parameters yet: process.bind"),
 ])
 def test_impossible_numbers_are_refused(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+# Processes that were published as tables.
+
+
+@pytest.mark.parametrize(("name", "last_alpha", "first_ratio", "last_ratio"), [
+    ("ddpm", 0.006353, 0.01000, 157.407), ("stable", 0.06826, 0.02917, 14.6146), ("clipped_cosine", None, None, 20291),
+])
+def test_a_table_has_its_published_ends(name, last_alpha, first_ratio, last_ratio):
+    # Ho et al. 2020, Rombach et al. 2022, and Nichol & Dhariwal 2021 with the clip (MATHEMATICS 1.1)
+    of = PROCESSES[name]
+    assert process.ratio(of, 1.0) == pytest.approx(last_ratio, rel=2e-5)
+    if last_alpha:
+        assert process.alpha(of, 1.0) == pytest.approx(last_alpha, abs=5e-6)
+        assert process.ratio(of, 1e-3) == pytest.approx(first_ratio, abs=6e-6)
+
+
+def test_the_clip_of_the_cosine_shows_in_its_last_steps():
+    # LuChengTHU in huggingface/diffusers#3314: half log-SNR of the last five of 1,000
+    last = 0.5 * process.logsnr(PROCESSES["clipped_cosine"], np.arange(996, 1001) / 1000)
+    np.testing.assert_allclose(last, [-5.078, -5.365, -5.771, -6.464, -9.918], atol=6e-4)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "stable", "clipped_cosine"])
+def test_a_table_holds_the_product_of_its_betas(name):
+    of = PROCESSES[name]
+    bars = np.cumprod(1 - process.betas(of.schedule))
+    np.testing.assert_allclose(process.alpha(of, np.arange(1, 1001) / 1000) ** 2, bars, rtol=1e-12)
+
+
+def test_ddpm_is_the_table_of_vp():
+    # β = 1e-4..0.02 at T = 1,000 is VP with 0.1..20 (Song et al. 2021, app. B)
+    t = np.arange(100, 1001) / 1000
+    np.testing.assert_allclose(process.logsnr(PROCESSES["ddpm"], t), process.logsnr(PROCESSES["vp"], t), atol=0.07)
+
+
+def test_zero_terminal_snr_is_algorithm_1():
+    # Lin et al. 2023: √ᾱ shifted by its last value and scaled back to its first
+    of, t = PROCESSES["stable_to_zero"], np.arange(1, 1001) / 1000
+    root = np.sqrt(np.cumprod(1 - process.betas("scaled_linear")))
+    published = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(process.alpha(of, t), published, rtol=1e-9, atol=1e-15)
+    assert process.ratio(of, 0.999) == pytest.approx(2254, abs=0.5)  # MATHEMATICS 1.1
+    np.testing.assert_allclose(process.sigma(of, t), np.sqrt(1 - published**2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+@each_process
+def test_a_shift_lowers_every_logsnr_alike_and_keeps_the_frame(of, factor):
+    shifted, t = process.Shift(of, factor), inside(of)
+    np.testing.assert_allclose(process.logsnr(shifted, t), process.logsnr(of, t) - 2 * math.log(factor), rtol=2e-12,
+                               atol=2e-12)
+    before, after = ((process.alpha(p, t), process.sigma(p, t)) for p in (of, shifted))
+    np.testing.assert_allclose(process.norm(of, *after), process.norm(of, *before), rtol=1e-13)
+
+
+def test_wrapped_processes_nest_and_are_leaves_of_jit():
+    of = process.Shift(process.ZeroTerminalSNR(process.VP()), 2.0)
+    assert process.ends_in_noise(of)
+    assert not jax.tree.leaves(of)
+    assert jax.tree.unflatten(jax.tree.structure(of), []) == of
+    assert float(jax.jit(process.alpha)(of, 0.3)) == pytest.approx(process.alpha(of, 0.3), rel=1e-6)
+
+
+# A learned one.
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["ends fixed", "ends learned"])
+def learned(request):
+    of = process.LearnedGamma(gamma_min=-8.0, gamma_max=3.0, width=16, learn_ends=request.param)
+    return of.bind(of.init(jax.random.key(0)))
+
+
+def test_learned_gamma_falls_between_its_ends_and_starts_almost_straight(learned):
+    t = jnp.linspace(0, 1, 101)
+    lam = process.logsnr(learned, t)
+    np.testing.assert_allclose(lam[jnp.array([0, -1])], [8, -3], atol=1e-5)
+    assert (jnp.diff(lam) < 0).all()
+    np.testing.assert_allclose(lam, 8 - 11 * t, atol=0.5)
+    np.testing.assert_allclose(process.alpha(learned, t) ** 2 + process.sigma(learned, t) ** 2, 1, rtol=1e-6)
+
+
+def test_learned_gamma_stays_monotone_whatever_is_learned(learned):
+    wild = jax.tree.map(lambda p: p if p.shape == (2,) else p + 9 * jax.random.normal(jax.random.key(1), p.shape),
+                        learned.params)
+    lam = process.logsnr(learned.bind(wild), jnp.linspace(0, 1, 201))
+    assert (jnp.diff(lam) <= 1e-6).all()
+    np.testing.assert_allclose(lam[jnp.array([0, -1])], [8, -3], atol=1e-4)
+
+
+def test_learned_time_is_found_and_its_gradient_reaches_the_parameters(learned, x64):
+    t = jnp.linspace(0.05, 0.95, 7)
+    np.testing.assert_allclose(process.t_of_logsnr(learned, process.logsnr(learned, t)), t, atol=1e-9)
+    grads = jax.jit(jax.grad(lambda of: process.logsnr(of, t).sum()))(learned).params
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
+    assert not jax.jit(process.ends_in_noise)(learned)

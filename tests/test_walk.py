@@ -108,7 +108,8 @@ def test_the_last_step_returns_the_denoised_estimate_exactly(of):
 def test_the_first_step_out_of_pure_noise_is_ddims(name):
     of = PROCESSES[name]
     x, _ = walk.walk(stay, gaussian(of), X, times.given(of, t=(1.0, 0.25)), None)
-    np.testing.assert_allclose(x, process.alpha(of, 0.25) * 0.3 + process.sigma(of, 0.25) * X, rtol=1e-5)
+    np.testing.assert_allclose(x, process.alpha(of, 0.25) * 0.3 + process.sigma(of, 0.25) / process.sigma(of, 1.0) * X,
+                               rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", END_IN_NOISE)
@@ -116,7 +117,7 @@ def test_the_last_step_into_pure_noise_is_ddims(name):
     of = PROCESSES[name]
     d, (alpha, sigma) = gaussian(of), (process.alpha(of, 0.25), process.sigma(of, 0.25))
     x, aux = walk.walk(stay, d, X, times.given(of, t=(0.25, 1.0)), None, evals=3)
-    np.testing.assert_allclose(x, (X - alpha * d(X, np.float32(0.25))) / sigma, rtol=1e-5)
+    np.testing.assert_allclose(x, process.sigma(of, 1.0) * (X - alpha * d(X, np.float32(0.25))) / sigma, rtol=1e-5)
     assert aux["nfe"] == 1
 
 

@@ -4,23 +4,27 @@ There a sampler is affine in its noises, so that one batch of basis noises gives
 """
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
-from laws import DETERMINISTIC, PROCESSES, SAMPLERS, STOCHASTIC, ends, exact_law, gaussian_flow, levels, matched_times
+from laws import (
+    DETERMINISTIC, KINDS, OF_THE_CLOCK, PARTS, PROCESSES, SAMPLERS, STOCHASTIC, WEAK_ORDERS, ends, exact_law,
+    gaussian_flow, levels, matched_times,
+)
 
 from jaxdiff import process, samplers, times
 
 MEAN, STD = 0.3, 0.25
 
 
-def variance_error(sampler, steps, of=None, mean=MEAN, std=STD):
+def variance_error(sampler, steps, of=None, mean=MEAN, std=STD, draws=2, turns=16):
     """Of the law at σ/α = .02, started at 80, on EDM's grid: relative to the target α² S² + σ²."""
     of = of or process.EDM()
     grid = matched_times(of, levels(steps))
-    found_mean, found = exact_law(sampler, of, grid, mean, std)
+    found_mean, found = exact_law(sampler, of, grid, mean, std, draws, turns)
     alpha, sigma = ends(of, grid.t[-1])
-    assert found_mean == pytest.approx(alpha * mean, abs=0.02 if sampler in DETERMINISTIC.values() else 1e-10)
+    assert found_mean == pytest.approx(alpha * mean, abs=0.02 if sampler in DETERMINISTIC.values() else 2e-3)
     return found / (alpha**2 * std**2 + sigma**2) - 1
 
 
@@ -40,24 +44,87 @@ def test_variance_is_that_of_peers_samplers(name, x64):
         assert variance_error(sampler, steps) == pytest.approx(error, rel=6e-3)  # printed to three digits
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
-@pytest.mark.parametrize("of", [process.EDM(), process.VP()], ids=["edm", "vp"])
-def test_the_variance_converges_to_the_data(name, of, x64):
-    errors = [abs(variance_error(STOCHASTIC[name], steps, of)) for steps in (64, 128, 256)]
-    assert errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2]  # weak order 1, or better
-    assert errors[2] < 0.06
+CLOCKED = [(name, key) for name, (_, order, _) in WEAK_ORDERS.items() if order
+           for key in ("edm", "vp") if key == "edm" or name.startswith("euler_maruyama")]
 
 
-@pytest.mark.parametrize("name", ["heun_churn", "heun"])
-def test_heun_halves_its_error_twice(name, x64):
-    errors = [variance_error(SAMPLERS[name], steps) for steps in (128, 256)]
-    assert 3.2 < errors[0] / errors[1] < 5
+@pytest.mark.parametrize(("name", "key"), CLOCKED)
+def test_the_variance_converges_to_the_data_at_its_weak_order(name, key, x64):
+    # halves with every doubling of the steps, or quarters
+    errors = np.abs([variance_error(STOCHASTIC[name], steps, PROCESSES[key]) for steps in (128, 256)])
+    gain = np.log2(errors[0] / errors[1])
+    order = WEAK_ORDERS[name][1]
+    assert order - 0.2 < gain < order + 0.5, gain
+    assert errors[1] < (0.2 if name == "euler_maruyama_more" else 0.09 if order == 1 else 0.005)
 
 
-@pytest.mark.parametrize("name", ["ddim_half", "ddim_one", "ancestral_small", "euler_churn", "heun_churn"])
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if not name.startswith("euler_maruyama")])
 def test_the_law_depends_on_the_noise_levels_alone(name, x64):
-    found = [variance_error(STOCHASTIC[name], 12, of) for of in PROCESSES.values()]
-    np.testing.assert_allclose(found, found[0], rtol=1e-9)
+    some = PROCESSES if name in ("ddim_half", "heun_churn") else KINDS
+    found = [variance_error(STOCHASTIC[name], 12, of) for key, of in some.items()]
+    same = found if name != "ancestral_large" else found[:1]  # whose variance is a choice of the process's frame
+    np.testing.assert_allclose(same, same[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0, 1.4])
+@pytest.mark.parametrize("of", KINDS.values(), ids=KINDS)
+def test_every_reverse_sde_of_the_family_has_the_same_marginals(of, noise, x64):
+    # Song et al. 2021, eq. 6 and 13, and Karras et al. 2022, eq. 6: at a middle level, by many small steps
+    start = 5.0
+    grid = matched_times(of, np.geomspace(start, 0.4, 2_000))
+    mean, variance = exact_law(functools.partial(samplers.euler_maruyama, noise=noise), of, grid, draws=1)
+    alpha, sigma = ends(of, grid.t[-1])
+    assert mean == pytest.approx(alpha * MEAN, abs=2e-3)
+    assert variance == pytest.approx(alpha**2 * STD**2 + sigma**2, rel=8e-3)
+
+
+def langevin_law(grid, snr, corrections):
+    """(mean, variance) of reverse diffusion with a Langevin corrector on EDM's process, by its recursion."""
+    level = 80 * np.asarray(grid.t)
+    mean, variance = MEAN, STD**2 + level[0] ** 2
+    score = lambda sigma: (-1 / (STD**2 + sigma**2), MEAN / (STD**2 + sigma**2))  # of N(MEAN, STD² + σ²): slope, offset
+    for sigma, after in itertools.pairwise(level):
+        slope, offset = score(sigma)
+        for _ in range(corrections):
+            h = 2 * (snr * sigma) ** 2
+            mean, variance = mean + h * (slope * mean + offset), (1 + h * slope) ** 2 * variance + 2 * h
+        h = sigma**2 - after**2
+        mean, variance = mean + h * (slope * mean + offset), (1 + h * slope) ** 2 * variance + h
+    return mean, variance
+
+
+@pytest.mark.parametrize(("snr", "corrections"), [(0.16, 0), (0.16, 1), (0.3, 2)])
+def test_the_corrector_is_langevin_dynamics_with_step_2_snr_sigma_squared(snr, corrections, x64):
+    of = process.EDM()
+    grid = matched_times(of, levels(24))
+    sampler = functools.partial(samplers.predictor_corrector, snr=snr, corrections=corrections)
+    found = exact_law(sampler, of, grid, draws=3)
+    assert found == pytest.approx(langevin_law(grid, snr, corrections), rel=1e-9)
+
+
+def test_correction_mends_what_the_predictor_got_wrong(x64):
+    run = lambda corrections: variance_error(
+        functools.partial(samplers.predictor_corrector, corrections=corrections, snr=0.1), 128, draws=3)
+    assert abs(run(2)) < 0.7 * abs(run(0))
+
+
+def test_a_restart_is_of_second_order_as_heun_is(x64):
+    run = lambda steps: variance_error(
+        functools.partial(samplers.restart, intervals=((0.06, 0.3, steps // 4, 2),)), steps, draws=1, turns=80)
+    assert 3.2 < run(64) / run(128) < 5.5
+
+
+def test_a_restart_mends_what_the_ode_got_wrong(x64):
+    # a biased start, of 3 times the noise: what it did to the law contracts with every turn
+    def error(turns):
+        of, intervals = process.EDM(), ((0.1, 5.0, 16, turns),) if turns else ()
+        grid = matched_times(of, levels(64, 0.5, 0.02))
+        sampler = functools.partial(samplers.restart, intervals=tuple((0.03, 0.4, s, n) for _, _, s, n in intervals))
+        wrong = lambda d, x, grid, **options: sampler(d, 3 * x, grid, **options)
+        return abs(exact_law(wrong, of, grid, turns=40)[1] / (STD**2 + 0.02**2) - 1)
+
+    errors = [error(turns) for turns in (0, 1, 2)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddim_half", "ddim_one", "ancestral_small"])
@@ -90,17 +157,20 @@ def test_the_small_variance_is_ddim_with_eta_one(x64):
         assert small == pytest.approx(ddim, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("of", PROCESSES.values(), ids=PROCESSES)
-def test_a_whole_run_to_the_data_has_their_mean_and_variance(name, of, x64):
+WHOLE = [(name, key) for name in PARTS for key in (PROCESSES if name in ("ddim", "heun_churn") else ("vp", "flow"))]
+
+
+@pytest.mark.parametrize(("name", "key"), WHOLE)
+def test_a_whole_run_to_the_data_has_their_mean_and_variance(name, key, x64):
     # edges included: pure noise at t = 1 where there is any, the denoised estimate at 0
+    of = PROCESSES[key]
     grid = times.karras(of, steps=100, sigma_min=0.01)
     mean, variance = exact_law(SAMPLERS[name], of, grid)
-    assert mean == pytest.approx(MEAN, abs=5e-3)
-    assert variance == pytest.approx(STD**2, rel=0.15)
+    assert mean == pytest.approx(MEAN, abs=2e-2)
+    assert variance == pytest.approx(STD**2, rel=0.3 if name.startswith("euler_maruyama") else 0.15)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [name for name in PARTS if name in DETERMINISTIC and name not in OF_THE_CLOCK])
 def test_a_deterministic_sampler_keeps_the_law_it_flows_along(name, x64):
     of = process.VP()
     grid = matched_times(of, levels(40))
