@@ -8,8 +8,9 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Any
 
 __all__ = ["Bound", "build", "nearest", "resolve"]
@@ -120,8 +121,11 @@ def _check(name: str, signature: inspect.Signature, options: Mapping, given: int
 def _check_type(what: str, value: Any, annotation: Any) -> None:
     """Refuses a value that plainly is not of a plainly annotated type."""
     kinds = {float: (int, float), int: (int,), bool: (bool,), str: (str,), tuple: (tuple,)}
-    kind = kinds.get(annotation)
-    if kind is None:
+    union = typing.get_origin(annotation) in (typing.Union, UnionType)
+    members = set(typing.get_args(annotation)) if union else {annotation}
+    named = members - {Any, type(None)}  # `float | Array` is a number: a config holds plain ones
+    if len(named) != 1 or not named <= set(kinds):
         return
-    if not isinstance(value, kind) or (isinstance(value, bool) and annotation is not bool):
-        raise ValueError(f"{what} must be {annotation.__name__}, got {value!r}")
+    (kind,) = named
+    if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{what} must be {kind.__name__}, got {value!r}")

@@ -4,6 +4,7 @@ Everything that can be wrong with a config is found here, before anything compil
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,17 +83,13 @@ class Generation:
     chain: tuple[tuple[str, Callable], ...]
     scale: float
     batch: int
+    evaluations: int  # of the network in one call of the guided denoiser
 
     def guided(self, plain: denoiser.Denoiser) -> denoiser.Denoiser:
         """Returns the denoiser under the config's guidance."""
         for _, transform in self.chain:
             plain = transform(plain)
         return plain
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations a denoiser call costs."""
-        return 2 if any(name == "classifier_free" for name, _ in self.chain) else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,26 +206,62 @@ def generation(config: ConfigDict, made: Model) -> Generation:
     Raises:
       ValueError: an unknown part or option, or guidance of a model without conditions.
     """
-    chain, scale = [], 1.0
-    for name in config.guidance.chain:
-        if name not in config.guidance:
-            raise ValueError(f"config.guidance.chain names {name!r}, but config.guidance.{name} is not there"
-                             f"{nearest(name, [key for key in config.guidance if key != 'chain'])}")
-        options = dict(config.guidance[name].items())
-        if name == "classifier_free":
-            if options["scale"] == 1:
-                continue
-            if made.null is None:
-                raise ValueError(f"guidance scale {options['scale']}: this model has no condition to be guided by")
-            scale = options["scale"]
-        chain.append((name, build({"name": name, **options}, guidance, null=made.null)))
-    for option in ("num", "batch"):
-        if config.sample[option] < 1:
-            raise ValueError(f"sampling needs a {option} of at least 1, got {config.sample[option]}")
     grid = build(config.times, times, made.process)
     if not isinstance(grid, times.Times):
         raise ValueError(f"times {config.times.name!r} still needs an option, such as 'steps'")
-    return Generation(build(config.sampler, samplers), grid, tuple(chain), scale, config.sample.batch)
+    chain, scale = _chain(config.guidance, grid, made)
+    if any(name == "cfg_plus_plus" for name, _ in chain) and config.sampler.name not in ("ddim", "euler"):
+        raise ValueError(f"guidance 'cfg_plus_plus' is for 'ddim' and 'euler', got sampler {config.sampler.name!r}: "
+                         "it is bound to steps of one call")
+    for option in ("num", "batch"):
+        if config.sample[option] < 1:
+            raise ValueError(f"sampling needs a {option} of at least 1, got {config.sample[option]}")
+    return Generation(build(config.sampler, samplers), grid, chain, scale, config.sample.batch,
+                      _evaluations(chain, made))
+
+
+LIMITS = ("interval", "rescale")  # of the guidance before them: nothing without it
+
+
+def _chain(config: ConfigDict, grid: times.Times, made: Model) -> tuple[tuple[tuple[str, Callable], ...], float]:
+    """Returns the guidance in its order, without what does nothing, and the scale of the first part that has one."""
+    chain, scales = [], []
+    for name in config.chain:
+        if name not in config:
+            raise ValueError(f"config.guidance.chain names {name!r}, but config.guidance.{name} is not there"
+                             f"{nearest(name, [key for key in config if key != 'chain'])}")
+        options = config[name].to_dict()
+        if "scale" in options:
+            scales.append(options["scale"])
+            if options["scale"] == 1:
+                continue
+        if name in LIMITS and scales and all(scale == 1 for scale in scales):
+            continue
+        wants = inspect.signature(building.resolve(name, guidance)).parameters
+        if made.null is None and {"null", "away"} & set(wants):
+            strength = f" scale {options['scale']}" if "scale" in options else f" {name!r}"
+            raise ValueError(f"guidance{strength}: this model has no condition to be guided by")
+        chain.append((name, build({"name": name, **options}, guidance, null=made.null, times=grid)))
+    return tuple(chain), scales[0] if scales else 1.0
+
+
+def _evaluations(chain: tuple[tuple[str, Callable], ...], made: Model) -> int:
+    """How often the network is evaluated in a call of the guided denoiser, counted."""
+    rows = []
+
+    def counted(x: Array, t: Array, cond: Cond) -> Array:
+        rows.append(x.shape[0])
+        return x
+
+    def call(x: Array, t: Array, cond: Cond) -> Array:
+        guided = denoiser.from_function(counted, made.process)
+        for _, transform in chain:
+            guided = transform(guided)
+        return guided(x, t, cond)
+
+    seen = jax.eval_shape(made.prepare, made.example, jax.random.key(0), None)
+    jax.eval_shape(call, seen["x0"], jax.ShapeDtypeStruct((), "float32"), seen["cond"])
+    return sum(rows) // seen["x0"].shape[0]
 
 
 def scoring(config: ConfigDict) -> Scoring:

@@ -99,7 +99,7 @@ def test_a_part_of_the_optimizers_home_is_built():
 
 @pytest.mark.parametrize(("spec", "home", "words"), [
     ("huen", samplers, "unknown samplers 'huen'; did you mean 'heun'?"),
-    ("walk", samplers, "unknown samplers 'walk'; it may be ancestral, ddim, euler, heun"),
+    ("walk", samplers, "unknown samplers 'walk'; it may be adaptive, ancestral, ddim, deis"),
     ("Times2", times, "unknown times 'Times2'; did you mean 'Times'"),
     ({"eta": 0.5}, samplers, "a part of 'samplers' needs a 'name'"),
     ({"name": 3}, samplers, "needs a 'name'"),

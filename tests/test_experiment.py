@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import experiment, overrides
+from jaxdiff import denoiser, experiment, overrides
 from jaxdiff.main import main
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -52,6 +53,43 @@ def test_guidance_at_scale_one_is_left_out():
         config = tiny(("guidance.classifier_free.scale", scale))
         made = experiment.generation(config, experiment.model(config, example))
         assert made.evaluations == evaluations and made.scale == float(scale)
+
+
+LIMITED = ("{'chain': ('classifier_free', 'interval', 'rescale', 'dynamic_threshold'), "
+           "'classifier_free': {'scale': 3.0}, 'interval': {'low': 0.1, 'high': 5.0}, 'rescale': {}, 'dynamic_threshold': {}}")
+MANIFOLD = "{'chain': ('cfg_plus_plus', 'static_threshold'), 'cfg_plus_plus': {'weight': 0.6}, 'static_threshold': {}}"
+NESTED = "{'chain': ('projected', 'classifier_free'), 'projected': {'scale': 4.0}, 'classifier_free': {'scale': 2.0}}"
+NEGATIVE = "{'chain': ('negative',), 'negative': {'scale': 2.0, 'away': {'label': 3}}}"
+OFF = ("{'chain': ('classifier_free', 'interval', 'rescale'), 'classifier_free': {'scale': 1.0}, "
+       "'interval': {'low': 0.1}, 'rescale': {}}")
+
+
+@pytest.mark.parametrize(("chain", "evaluations", "scale", "parts"), [
+    (LIMITED, 2, 3.0, 4), (MANIFOLD, 2, 1.0, 2), (NESTED, 4, 4.0, 2), (NEGATIVE, 2, 2.0, 1), (OFF, 1, 1.0, 0),
+])
+def test_chains_of_guidance_are_built_in_order_and_their_cost_is_counted(chain, evaluations, scale, parts):
+    config = tiny(("guidance", chain), ("sampler", "{'name': 'ddim'}"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    found = experiment.generation(config, made)
+    assert (found.evaluations, found.scale, len(found.chain)) == (evaluations, scale, parts)
+    plain = denoiser.from_function(lambda x, t, cond: 0.5 * x, made.process)
+    cond = {"label": np.zeros(2, np.int32)}
+    x0 = found.guided(plain)(jnp.ones((2, *made.shape)), jnp.float32(found.times.t[0]), cond)
+    assert x0.shape == (2, *made.shape)
+
+
+def test_cfg_plus_plus_is_refused_with_a_sampler_that_asks_within_a_step():
+    config = tiny(("guidance", MANIFOLD), ("sampler", "{'name': 'dpm_solver'}"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    with pytest.raises(ValueError, match="'cfg_plus_plus' is for 'ddim' and 'euler', got sampler 'dpm_solver'"):
+        experiment.generation(config, made)
+
+
+def test_a_scale_that_is_no_number_is_refused_when_it_is_built():
+    config = tiny(("guidance", "{'chain': ('classifier_free',), 'classifier_free': {'scale': 'high'}}"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    with pytest.raises(ValueError, match="option 'scale' of 'classifier_free' must be float, got 'high'"):
+        experiment.generation(config, made)
 
 
 def test_the_unconditional_is_one_index_past_the_classes():

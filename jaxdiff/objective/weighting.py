@@ -2,14 +2,24 @@
 
 One convention for all recipes: what multiplies |δε|² where λ = 2 ln(α/σ) is the log-SNR.
 With |δx0|² = e^-λ |δε|² and |δv|² = |δε|²/sigmoid(λ), each is one line.
+
+    E_u w(λ) |δε|²  =  ∫ p(λ) w(λ) |δε|² dλ
+
+so that levels and weighting act together, by p(λ) w(λ).  Recipes that mean `∫ w(λ) |δε|² dλ`
+whatever the levels are the same functions under `denoising(..., importance=True)`, which divides
+by p(λ): `eps` is then the likelihood weighting (Song et al. 2021b; ½ of it, summed over the
+dimensions, is the diffusion term of the bound in nats: `objective.vlb`), and `sigmoid` the loss of
+Kingma & Gao 2023 and of SiD2.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.protocols import Array
 
-__all__ = ["edm", "eps", "min_snr", "native", "v", "x0"]
+__all__ = ["edm", "eps", "min_snr", "native", "p2", "sigmoid", "soft_min_snr", "v", "x0"]
 
 
 def native(logsnr: Array) -> None:
@@ -43,3 +53,25 @@ def min_snr(logsnr: Array, *, gamma: float = 5.0) -> Array:
     if not gamma > 0:
         raise ValueError(f"weighting min_snr needs gamma > 0, got {gamma}")
     return jnp.minimum(1.0, gamma * jnp.exp(-logsnr))
+
+
+def soft_min_snr(logsnr: Array, *, gamma: float = 4.0) -> Array:
+    """γ/(SNR + γ), that is SNR γ/(SNR + γ) on x0, for γ > 0: k-diffusion's "soft-min-snr", with γ = 1/σ_d²."""
+    if not gamma > 0:
+        raise ValueError(f"weighting soft_min_snr needs gamma > 0, got {gamma}")
+    return jax.nn.sigmoid(math.log(gamma) - logsnr)
+
+
+def p2(logsnr: Array, *, k: float = 1.0, gamma: float = 1.0) -> Array:
+    """1/(k + SNR)^γ for k > 0 and γ >= 0: less weight on the clean levels (Choi et al. 2022, eq. 8)."""
+    if not (k > 0 and gamma >= 0):
+        raise ValueError(f"weighting p2 needs k > 0 and gamma >= 0, got k={k} and gamma={gamma}")
+    return (k + jnp.exp(logsnr)) ** -gamma
+
+
+def sigmoid(logsnr: Array, *, bias: float = 0.0) -> Array:
+    """1/(1 + e^(λ - b)), which falls around λ = b (Kingma & Gao 2023; Hoogeboom et al. 2024, SiD2).
+
+    Theirs with `importance`; the paper on SiD2 writes it e^b sigmoid(λ - b) on x0.
+    """
+    return jax.nn.sigmoid(bias - logsnr)

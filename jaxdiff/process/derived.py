@@ -21,6 +21,9 @@ __all__ = [
 ]
 
 
+HALVINGS = 60  # of [0, 1]: below float64's spacing
+
+
 def _array(t: Any) -> Array:
     return t if hasattr(t, "__array_namespace__") else np.asarray(t, np.float64)
 
@@ -104,13 +107,32 @@ def t_of_logsnr(process: Process, logsnr_: Array) -> Array:
     wanted = _array(logsnr_)
     if hasattr(process, "t_of_logsnr"):
         return process.t_of_logsnr(wanted)
-    xp = wanted.__array_namespace__()
-    low, high = xp.zeros_like(wanted), xp.ones_like(wanted)
-    for _ in range(60):  # halves the interval below float64's spacing
+    return _bisected_jax(process, wanted) if isinstance(wanted, jax.Array) else _bisected(process, wanted)
+
+
+def _bisected(process: Process, wanted: Array) -> Array:
+    low, high = np.zeros_like(wanted), np.ones_like(wanted)
+    for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        noisier = logsnr(process, middle) > wanted  # λ falls: the answer lies above
-        low, high = xp.where(noisier, middle, low), xp.where(noisier, high, middle)
+        noisier = np.asarray(logsnr(process, middle)) > wanted  # λ falls: the answer lies above
+        low, high = np.where(noisier, middle, low), np.where(noisier, high, middle)
     return 0.5 * (low + high)
+
+
+def _bisected_jax(process: Process, wanted: jax.Array) -> jax.Array:
+    def halve(_: Array, bounds: tuple) -> tuple:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        noisier = logsnr(process, middle) > wanted
+        return jnp.where(noisier, middle, low), jnp.where(noisier, high, middle)
+
+    t = jax.lax.stop_gradient(0.5 * sum(jax.lax.fori_loop(
+        0, HALVINGS, halve, (jnp.zeros_like(wanted), jnp.ones_like(wanted)))))
+    # One step of Newton's method, which moves nothing and carries the derivative of the implicit function.
+    found, slope = jax.jvp(lambda u: logsnr(process, u), (t,), (jnp.ones_like(t),))
+    finite = jnp.isfinite(found) & jnp.isfinite(wanted) & (slope < 0)
+    safe = jnp.where(finite, jax.lax.stop_gradient(slope), 1.0)
+    return t - jnp.where(finite, found - jnp.where(finite, wanted, 0.0), 0.0) / safe
 
 
 def ends_in_noise(process: Process) -> bool:

@@ -103,7 +103,8 @@ class Zero(nn.Module):
 
 ON_X0 = {  # the published weight on |δx0|², of SNR; see test_weighting
     "x0": lambda snr: 1, "eps": lambda snr: snr, "v": lambda snr: snr + 1, "min_snr": lambda snr: np.minimum(snr, 5),
-    "edm": lambda snr: (1 / snr + 0.25) / (0.25 / snr),
+    "edm": lambda snr: (1 / snr + 0.25) / (0.25 / snr), "p2": lambda snr: snr / (1 + snr),
+    "sigmoid": lambda snr: snr / (1 + snr), "soft_min_snr": lambda snr: 4 * snr / (snr + 4),
 }
 
 
@@ -124,6 +125,46 @@ def test_a_weighting_means_the_same_whatever_is_predicted(kind, name):
     expected = (ON_X0[name]((alpha / sigma) ** 2) * (found - x0) ** 2).mean()
     np.testing.assert_allclose(value, expected, rtol=2e-3)
     assert metrics == {}
+
+
+@pytest.mark.parametrize("law", ["uniform", "logsnr", "mode"])
+@pytest.mark.parametrize("of", [process.VP(span=(0.05, 1.0)), process.RectifiedFlow(span=(0.05, 0.95))])
+@pytest.mark.parametrize("name", ["eps", "sigmoid", "min_snr"])
+def test_with_importance_the_loss_is_an_integral_over_logsnr(law, of, name):
+    # MATHEMATICS.md 1.4: ∫ w(λ) Var(ε|x) dλ by quadrature, whatever levels and process; Var = S²/(S² + e^-λ)
+    w, kind = WEIGHTINGS[name], parameterization.v()
+    loss = objective.denoising(Exact(of, kind), of, kind, levels=getattr(levels, law), weighting=w, importance=True)
+    values, _ = losses_and_slopes(loss, {"scale": jnp.float32(1), "shift": jnp.float32(0)},
+                                  jax.random.split(jax.random.key(1), 64))
+    logsnr = np.linspace(*process.logsnr(of, np.asarray(of.span))[::-1], 10_001)
+    expected = trapezoid(np.asarray(w(jnp.asarray(logsnr))) * STD**2 / (STD**2 + np.exp(-logsnr)), logsnr)
+    assert float(values.mean()) == pytest.approx(expected, abs=4 * float(standard_error(values)) + 1e-3 * expected)
+    assert standard_error(values) < 0.05 * expected
+
+
+def test_importance_with_native_weighs_what_is_predicted():
+    of, kind = process.VP(), parameterization.v()
+    batch = {"x0": jax.random.normal(jax.random.key(0), (32, 2)), "cond": None}
+    plain = objective.denoising(Zero(), of, kind)
+    made = plain.draw(batch, jax.random.key(1))
+    found = objective.denoising(Zero(), of, kind, importance=True).errors({}, made, KEY)
+    np.testing.assert_allclose(found, plain.errors({}, made, KEY) * levels.stretch(levels.uniform, of, made["u"]))
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """A process without a t_of_logsnr of its own."""
+
+    span: tuple[float, float] = (1e-4, 1 - 1e-4)
+    log_alpha = process.RectifiedFlow.log_alpha
+    log_sigma = process.RectifiedFlow.log_sigma
+
+
+def test_levels_without_a_density_are_refused():
+    given = Zero(), Bisected(), parameterization.v()
+    objective.denoising(*given, importance=True)
+    with pytest.raises(ValueError, match="no density on Bisected, .* use levels 'uniform'"):
+        objective.denoising(*given, levels=levels.logsnr, importance=True)
 
 
 KEY = jax.random.key(0)
@@ -164,6 +205,14 @@ def test_times_are_stratified_over_the_batch(seed):
     u = np.sort((np.asarray(made["t"]) - of.span[0]) / (of.span[1] - of.span[0]))
     np.testing.assert_allclose(np.diff(u), 1 / 64, rtol=1e-2)  # one offset and equal distances
     assert 0 <= u[0] < 1 / 64
+
+
+def test_times_may_be_drawn_one_by_one():
+    of = process.RectifiedFlow()
+    loss = objective.denoising(Zero(), of, parameterization.velocity(), stratified=False)
+    gaps = np.diff(np.sort(loss.draw({"x0": jnp.zeros((64, 1)), "cond": None}, KEY)["t"]))
+    assert gaps.max() > 2.5 / 64
+    assert gaps.min() < 0.4 / 64
 
 
 def test_every_time_is_uniform_over_keys():

@@ -17,6 +17,10 @@ ON_X0 = {
     "v": SNR + 1,  # Salimans & Ho 2022, sec. 4
     "min_snr": np.minimum(SNR, 5),  # Hang et al. 2023, sec. 3.4
     "edm": (SIGMA**2 + 0.5**2) / (SIGMA * 0.5) ** 2,  # Karras et al. 2022, table 1
+    "p2": SNR / (1 + SNR),  # Choi et al. 2022, eq. 8, on ε 1/(k + SNR)^γ
+    "sigmoid": 1 / (1 + np.exp(-LOGSNR)),  # SiD2: e^b sigmoid(λ - b) on x0
+    # k-diffusion, layers.Denoiser: (σ σ_d)²/(σ² + σ_d²)² on F, which has edm's weight on x0
+    "soft_min_snr": (SIGMA * 0.5) ** 2 / (SIGMA**2 + 0.5**2) ** 2 * (SIGMA**2 + 0.5**2) / (SIGMA * 0.5) ** 2,
 }
 
 
@@ -49,6 +53,24 @@ def test_edms_weight_follows_the_datas_deviation():
     np.testing.assert_allclose(found * SNR, (SIGMA**2 + 1.7**2) / (SIGMA * 1.7) ** 2, rtol=2e-5)
 
 
+@pytest.mark.parametrize(("k", "gamma"), [(1.0, 0.5), (2.0, 1.0), (0.3, 0.0)])
+def test_p2_has_its_two_options(k, gamma):
+    np.testing.assert_allclose(weighting.p2(jnp.asarray(LOGSNR, jnp.float32), k=k, gamma=gamma), (k + SNR) ** -gamma,
+                               rtol=2e-5)
+
+
+def test_a_sigmoid_is_shifted_by_its_bias():
+    found = weighting.sigmoid(jnp.asarray(LOGSNR, jnp.float32), bias=-3.0)
+    np.testing.assert_allclose(found * SNR, np.exp(-3) / (1 + np.exp(-LOGSNR - 3)), rtol=2e-5)
+
+
+def test_soft_min_snr_p2_and_sigmoid_are_one_family():
+    at = jnp.asarray(LOGSNR, jnp.float32)
+    soft = weighting.soft_min_snr(at, gamma=3.0)
+    np.testing.assert_allclose(soft, 3 * weighting.p2(at, k=3.0), rtol=2e-5)
+    np.testing.assert_allclose(soft, weighting.sigmoid(at, bias=float(np.log(3))), rtol=2e-5)
+
+
 def test_native_multiplies_nothing():
     assert weighting.native(jnp.zeros(3)) is None
 
@@ -58,7 +80,14 @@ def test_weights_are_finite_where_the_logsnr_is_clipped(name):
     assert jnp.isfinite(getattr(weighting, name)(jnp.array([-20.0, 20.0]))).all()
 
 
-@pytest.mark.parametrize(("recipe", "option"), [(weighting.edm, "sigma_data"), (weighting.min_snr, "gamma")])
+@pytest.mark.parametrize(("recipe", "option"), [
+    (weighting.edm, "sigma_data"), (weighting.min_snr, "gamma"), (weighting.soft_min_snr, "gamma")])
 def test_options_that_would_turn_weights_negative_are_refused(recipe, option):
     with pytest.raises(ValueError, match=f"{option} > 0, got -1"):
         recipe(jnp.zeros(2), **{option: -1.0})
+
+
+@pytest.mark.parametrize("options", [{"k": 0.0}, {"gamma": -0.5}])
+def test_p2_refuses_weights_that_are_infinite_or_favour_the_clean(options):
+    with pytest.raises(ValueError, match="k > 0 and gamma >= 0, got k="):
+        weighting.p2(jnp.zeros(2), **options)
