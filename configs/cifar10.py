@@ -58,7 +58,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sampler = {"name": "heun"}
     config.times = {"name": "karras", "steps": 2 if tiny else 18}
     config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
-    config.sample = {"num": 64, "batch": 8 if tiny else 256, "seed": 0, "ema": placeholder(str)}
+    config.sample = {"num": 64, "batch": 8 if tiny else 256, "seed": 0, "ema": placeholder(str),
+                     "precision": "default"}
     config.evaluate = {
         "num": 16 if tiny else 10_000, "seed": 1, "features": ("pixels",), "classifier": placeholder(str),
     }

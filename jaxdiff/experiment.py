@@ -15,7 +15,8 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxdiff import (
-    data, denoiser, guidance, mesh, metrics, networks, objective, parameterization, process, samplers, times, train,
+    data, denoiser, guidance, mesh, metrics, networks, objective, parameterization, process, sample, samplers, times,
+    train,
 )
 from jaxdiff import build as building
 from jaxdiff.build import nearest
@@ -84,6 +85,7 @@ class Generation:
     scale: float
     batch: int
     evaluations: int  # of the network in one call of the guided denoiser
+    precision: str  # of matrix products
 
     def guided(self, plain: denoiser.Denoiser) -> denoiser.Denoiser:
         """Returns the denoiser under the config's guidance."""
@@ -217,7 +219,13 @@ def generation(config: ConfigDict, made: Model) -> Generation:
         if config.sample[option] < 1:
             raise ValueError(f"sampling needs a {option} of at least 1, got {config.sample[option]}")
     return Generation(build(config.sampler, samplers), grid, chain, scale, config.sample.batch,
-                      _evaluations(chain, made))
+                      _evaluations(chain, made), _precision(config.sample.precision))
+
+
+def _precision(given: str) -> str:
+    if given not in sample.PRECISIONS:
+        raise ValueError(f"config.sample.precision={given!r}{nearest(given, sample.PRECISIONS)}")
+    return given
 
 
 LIMITS = ("interval", "rescale")  # of the guidance before them: nothing without it

@@ -165,7 +165,8 @@ def _painter(run: Run) -> Callable[[training.State], np.ndarray]:
         plain = run.model.objective.denoiser(state.ema[run.model.ema[0]], state.frozen)
         return sampling.generate(run.generation.guided(plain), run.generation.sampler, run.generation.times,
                                  Keys.of(run.config.seed).pictures, num=64, shape=run.model.shape, batch=batch,
-                                 cond_of=cond_of, then=pixels.to_uint8, mesh=run.mesh)
+                                 cond_of=cond_of, then=pixels.to_uint8, mesh=run.mesh,
+                                 precision=run.generation.precision)
 
     return draw
 
@@ -212,7 +213,7 @@ def _gone(store: checkpoint.Store) -> NoReturn:
     raise ValueError(f"the checkpoints in {store.folder} have just gone")
 
 
-def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, int]:
+def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, float]:
     """Returns images [num, h, w, c] uint8 (vectors come as float32) and the NFE, with a bar on a terminal."""
     parts = drawing.mesh.size
     batch = -(-min(drawing.generation.batch, num) // parts) * parts
@@ -220,12 +221,14 @@ def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, int]:
     made: list = []
     stream = sampling.stream(drawing.denoiser, drawing.generation.sampler, drawing.generation.times,
                              Keys.of(seed).samples, shape=drawing.model.shape, indices=range(num), batch=batch,
-                             cond_of=drawing.cond_of, then=pixels.to_uint8 if image else None, mesh=drawing.mesh)
+                             cond_of=drawing.cond_of, then=pixels.to_uint8 if image else None, mesh=drawing.mesh,
+                             precision=drawing.generation.precision)
     with hooks.tqdm(total=num, unit="img", disable=not sys.stderr.isatty()) as bar:
         for part, *results in stream:
             made.append(results)
             bar.update(len(part))
-    return np.concatenate([images for images, _ in made]), made[0][1]
+    nfe = np.average([count for _, count in made], weights=[len(images) for images, _ in made])
+    return np.concatenate([images for images, _ in made]), int(nfe) if float(nfe).is_integer() else round(nfe, 2)
 
 
 def sample(folder: Path, drawing: Drawing) -> int:
@@ -254,7 +257,8 @@ def evaluate(workdir: Path, drawing: Drawing, scoring: experiment.Scoring) -> in
         "checkpoint": drawing.checkpoint, "ema": drawing.ema, "sampler": experiment.as_json(config.sampler),
         "times": experiment.as_json(config.times), "steps": generation.times.steps, "nfe": nfe,
         "network_evaluations": nfe * generation.evaluations, "guidance": generation.scale, "num": scoring.num,
-        "seed": scoring.seed, "device": jax.devices()[0].device_kind, "frechet": {},
+        "seed": scoring.seed, "matmul_precision": generation.precision,
+        "device": jax.devices()[0].device_kind, "frechet": {},
     }
     sides = [scoring.reference, images] + ([] if scoring.held_out is None else [scoring.held_out])
     n = min(map(len, sides))

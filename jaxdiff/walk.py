@@ -12,6 +12,7 @@ noise it has the law of any stochastic step too, since there x is independent of
 grid, which encodes, the way out of the data is x_s = α_s x, since there ε̂ = -σ ∇ln p vanishes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,8 +70,8 @@ def gaussian(key: Key | None, index: tuple[Array, int], mean: Array, std: Array)
 
 def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | None, *, cond: Cond = None,
          coefficients: Callable | None = None, carry: Any = (), evals: int | Callable = 1,
-         leaves_noise: bool = False, draw: Callable = gaussian,
-         observe: Callable | None = None) -> tuple[Array, dict]:
+         leaves_noise: bool = False, draw: Callable = gaussian, observe: Callable | None = None,
+         densities: bool = False) -> tuple[Array, dict]:
     """Moves x from `times.t[0]` to `times.t[-1]`.
 
     Args:
@@ -87,11 +88,14 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
       evals: denoiser calls of one `step`, or `n -> calls` of the first n where they differ.
       leaves_noise: `step` holds at α = 0 too, and makes that step itself.
       draw: `(key, (i, number), mean, std) -> x`; a test replaces it to get the exact law, a policy
-        gradient to replay a path and read its log-densities.
+        gradient to replay a path (`densities`).
       observe: `(row, x, x0) -> pytree`, x after the step; its results come back stacked over the steps.
+      densities: also return the log-density of what each step drew, a sum over all but the first axis; what was
+        drawn is a constant of it, as policy gradients want (Black et al. 2023, eq. 6).
 
     Returns:
-      x and `{"nfe": denoiser calls, "seen": records or None}`.
+      x and `{"nfe": denoiser calls, "seen": records or None}`, with `densities` also
+      `"log_density"` [steps, b], 0 where a step draws nothing.
     """
     rows = _rows(denoiser.process, times)
     known = isinstance(rows.alpha_t, np.ndarray)  # otherwise the process is being learned, and its α never 0
@@ -99,25 +103,31 @@ def walk(step: Callable, denoiser: Denoiser, x: Array, times: Times, key: Key | 
     first = min(int((known and rows.alpha_t[0] == 0 and not leaves_noise) or times.t[0] == 0), last)
     bound = lambda x, t: denoiser(x, t, cond)
     seen: list = []
+    none = [jnp.zeros((1, x.shape[0]), x.dtype)] if densities else []
+    logs = [*none] * first
     if first:
         x, record = _edge(bound, x, _cast(_take(rows, 0), x.dtype), observe, times.t[0] == 0)
         seen.append(record)
+    log: Any
     if first < last:
         middle = _take(rows, slice(first, last))
         middle = middle._replace(c=() if coefficients is None else coefficients(middle))
 
         def body(state: tuple, row: Row) -> tuple:
-            x, x0, carry = _stepped(step, bound, state, row, key, draw)
-            return (x, carry), observe(row, x, x0) if observe else None
+            x, x0, carry, log = _stepped(step, bound, state, row, key, draw, densities)
+            return (x, carry), (observe(row, x, x0) if observe else None, log)
 
-        (x, carry), record = jax.lax.scan(body, (x, carry), _cast(middle, x.dtype))
+        (x, carry), (record, log) = jax.lax.scan(body, (x, carry), _cast(middle, x.dtype))
         seen.append(record)
+        logs.append(log)
     if last < times.steps:
+        logs.extend(none)
         x, record = _edge(bound, x, _cast(_take(rows, last), x.dtype), observe, times.t[last] == 0)
         seen.append(record)
     made = evals(last - first) if callable(evals) else evals * (last - first)
     nfe = first * (times.t[0] != 0) + made + (times.steps - last) * (times.t[last] != 0)
-    return x, {"nfe": nfe, "seen": jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen) if observe else None}
+    aux = {"nfe": nfe, "seen": jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen) if observe else None}
+    return x, {**aux, "log_density": jnp.concatenate(logs)} if densities else aux
 
 
 def _rows(process: Any, times: Times) -> Row:
@@ -152,9 +162,25 @@ def _edge(bound: Callable, x: Array, row: Row, observe: Callable | None, leaves_
     return x, jax.tree.map(lambda value: jnp.asarray(value)[None], observe(row, x, x0)) if observe else None
 
 
-def _stepped(step: Callable, bound: Callable, state: tuple, row: Row, key: Key | None, draw: Callable) -> tuple:
+def _stepped(step: Callable, bound: Callable, state: tuple, row: Row, key: Key | None, draw: Callable,
+             densities: bool) -> tuple:
     x, carry = state
     draws = iter(range(1_000_000))  # counted while tracing: every call of `noise` within a step is its own
-    noise = lambda mean, std: draw(key, (row.i, next(draws)), mean, std)
+    logs = [jnp.zeros(x.shape[:1], x.dtype)] if densities else []
+
+    def noise(mean: Array, std: Array) -> Array:
+        drawn = draw(key, (row.i, next(draws)), mean, std)
+        if densities:
+            logs.append(_log_density(jax.lax.stop_gradient(drawn), mean, std))
+        return drawn
+
     x_next, carry, x0 = step(bound, x, row, carry, noise)
-    return x_next, x0, carry
+    return x_next, x0, carry, sum(logs) if densities else None
+
+
+def _log_density(drawn: Array, mean: Array, std: Array) -> Array:
+    """ln N(drawn; mean, std²), [b]; 0 where nothing is drawn, std = 0."""
+    std = jnp.broadcast_to(std, mean.shape)
+    safe = jnp.where(std > 0, std, 1.0)
+    each = -0.5 * ((drawn - mean) / safe) ** 2 - jnp.log(safe) - 0.5 * math.log(2 * math.pi)
+    return jnp.where(std > 0, each, 0.0).reshape(mean.shape[0], -1).sum(1)

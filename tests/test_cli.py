@@ -81,6 +81,8 @@ def test_sampler_steps_and_guidance_are_the_commands_to_change(copied, capsys):
     assert main(["sample", f"--workdir={copied}", "--num=4", "--sampler=ddim", "--steps=3", "--guidance=2"]) == 0
     assert "3 evaluations each" in capsys.readouterr().out
     assert main(["sample", f"--workdir={copied}", "--num=4", "--config.sampler={'name': 'ddim', 'eta': 1.0}"]) == 0
+    assert main(["sample", f"--workdir={copied}", "--num=4", "--sampler=adaptive",
+                 "--config.sample.precision=highest"]) == 0  # each sample has its own count: their mean is told
 
 
 @pytest.mark.smoke
@@ -90,6 +92,7 @@ def test_a_result_row_names_its_whole_protocol(copied, capsys):
     (row,) = [json.loads(line) for line in (copied / "eval" / "results.jsonl").read_text().splitlines()]
     assert row["checkpoint"] == 2 and row["ema"] == "decay_0.995" and row["sampler"] == {"name": "heun"}
     assert row["steps"] == 2 and row["nfe"] == 3 and row["network_evaluations"] == 6 and row["guidance"] == 2.0
+    assert row["matmul_precision"] == "default"
     for name in ("pixels", "digits"):
         result = row["frechet"][name]
         assert result["n"] == 20 and 0 < result["floor"] < result["ceiling"] and result["distance"] > result["floor"]
@@ -171,6 +174,11 @@ def test_a_workdir_of_another_run(capsys, copied, change):
     line = refused(capsys, "train", f"--config={DIGITS}", f"--workdir={copied}", f"--config.{change}")
     assert f"holds a run with config.{key}=" in line and "choose another --workdir" in line
     assert snapshot(copied) == before
+
+
+def test_an_unknown_precision_is_named(capsys, copied):
+    line = refused(capsys, "sample", f"--workdir={copied}", "--config.sample.precision=hihgest")
+    assert "config.sample.precision='hihgest'; did you mean 'highest'?" in line
 
 
 def test_what_was_trained_cannot_be_changed_by_sampling(capsys, copied):

@@ -56,7 +56,8 @@ def test_guidance_at_scale_one_is_left_out():
 
 
 LIMITED = ("{'chain': ('classifier_free', 'interval', 'rescale', 'dynamic_threshold'), "
-           "'classifier_free': {'scale': 3.0}, 'interval': {'low': 0.1, 'high': 5.0}, 'rescale': {}, 'dynamic_threshold': {}}")
+           "'classifier_free': {'scale': 3.0}, 'interval': {'low': 0.1, 'high': 5.0}, 'rescale': {}, "
+           "'dynamic_threshold': {}}")
 MANIFOLD = "{'chain': ('cfg_plus_plus', 'static_threshold'), 'cfg_plus_plus': {'weight': 0.6}, 'static_threshold': {}}"
 NESTED = "{'chain': ('projected', 'classifier_free'), 'projected': {'scale': 4.0}, 'classifier_free': {'scale': 2.0}}"
 NEGATIVE = "{'chain': ('negative',), 'negative': {'scale': 2.0, 'away': {'label': 3}}}"

@@ -1,5 +1,7 @@
 """A grid starts in the noise, falls strictly and ends at the data, for every number of steps."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from laws import END_IN_NOISE, PROCESSES
 
 from jaxdiff import process, times
 
-GRIDS = {"uniform": times.uniform, "karras": times.karras, "logsnr": times.logsnr}
+GRIDS = {"uniform": times.uniform, "karras": times.karras, "logsnr": times.logsnr, "quadratic": times.quadratic,
+         "exponential": functools.partial(times.exponential, rho=1.5), "aligned": times.aligned}
+TABLES = ("ddpm", "stable", "clipped_cosine", "stable_to_zero")
 STEPS = (1, 2, 3, 7, 25, 26, 27, 50, 999, 1000)
 
 each_process = pytest.mark.parametrize("of", PROCESSES.values(), ids=PROCESSES)
@@ -15,19 +19,78 @@ each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
 def test_lists_are_complete():
-    assert set(GRIDS) == set(times.__all__) - {"Times", "given"}
+    assert {*GRIDS, "trailing", "leading"} == set(times.__all__) - {"Times", "given"}
+
+
+def leads_to_the_data(of, grid):
+    # G05: huggingface/diffusers#5815 and #6232
+    for steps in STEPS:
+        made = grid(of, steps=steps)
+        assert len(made.t) == steps + 1 == made.steps + 1
+        assert (np.diff(made.t) < 0).all()
+        assert made.t[0] == (1.0 if process.ends_in_noise(of) else of.span[1])
+        assert made.t[-1] == 0.0
 
 
 @each_process
 @each_grid
-@pytest.mark.parametrize("steps", STEPS)
-def test_a_grid_leads_from_the_noisiest_time_to_the_data(of, grid, steps):
-    # G05: huggingface/diffusers#5815 and #6232
-    made = grid(of, steps=steps)
-    assert len(made.t) == steps + 1 == made.steps + 1
-    assert (np.diff(made.t) < 0).all()
-    assert made.t[0] == (1.0 if process.ends_in_noise(of) else of.span[1])
-    assert made.t[-1] == 0.0
+def test_a_grid_leads_from_the_noisiest_time_to_the_data(of, grid):
+    leads_to_the_data(of, grid)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_trailing_times_lead_from_the_last_level_to_the_data(name):
+    leads_to_the_data(PROCESSES[name], times.trailing)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_timesteps_of_a_table_are_the_published_ones(steps):
+    # Lin et al. 2023, table 2, for T = 1,000: timestep n is our t = (n + 1)/1000
+    n = 1000 * np.asarray(times.trailing(PROCESSES["stable"], steps=steps).t[:-1]) - 1
+    np.testing.assert_allclose(n, np.arange(1000, 0, -1000 // steps) - 1, atol=1e-9)
+    n = 1000 * np.asarray(times.leading(PROCESSES["stable"], steps=steps, offset=1).t[:-1]) - 1
+    np.testing.assert_allclose(n, np.arange(0, 1000, 1000 // steps)[::-1] + 1, atol=1e-9)
+    assert times.leading(PROCESSES["ddpm"], steps=7).t[-1] == 0
+
+
+def test_exponential_grids_have_logsnr_as_a_special_case():
+    for of in PROCESSES.values():
+        np.testing.assert_allclose(times.exponential(of, steps=9).t, times.logsnr(of, steps=9).t, rtol=1e-9)
+    made = np.log(levels(process.EDM(), times.exponential(process.EDM(), steps=9, rho=2.0)))
+    np.testing.assert_allclose(np.diff(np.sqrt(made - made[-1])), -np.sqrt(made[0] - made[-1]) / 8, rtol=1e-9)
+
+
+def test_quadratic_times_are_squares():
+    np.testing.assert_allclose(np.sqrt(times.quadratic(process.RectifiedFlow(), steps=5).t), np.arange(5, -1, -1) / 5,
+                               atol=1e-12)
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_aligned_steps_are_the_published_timesteps(model):
+    n = 1000 * np.asarray(times.aligned(PROCESSES["stable"], steps=10, model=model).t[:-1]) - 1
+    np.testing.assert_allclose(n, times.ALIGNED[model], atol=1e-6)
+
+
+def test_aligned_steps_are_interpolated_in_the_logarithm_of_the_level():
+    of = process.EDM(sigma_max=700.0)
+    np.testing.assert_allclose(levels(of, times.aligned(of, steps=10, model="svd")), times.ALIGNED["svd"], rtol=1e-9)
+    nineteen = levels(of, times.aligned(of, steps=19, model="svd"))
+    np.testing.assert_allclose(nineteen[::2], times.ALIGNED["svd"], rtol=1e-9)
+    np.testing.assert_allclose(nineteen[1:-1:2] ** 2, nineteen[:-2:2] * nineteen[2::2], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: times.trailing(process.VP(), steps=4), "VP has no table of timesteps; use 'uniform'"),
+    (lambda: times.leading(PROCESSES["shifted_flow"], steps=4), "RectifiedFlow has no table"),
+    (lambda: times.trailing(PROCESSES["ddpm"], steps=1001), "between 1 and the table's 1000, got 1001"),
+    (lambda: times.leading(PROCESSES["ddpm"], steps=10, offset=100), "between 0 and 99 for 10 steps of 1000, got 100"),
+    (lambda: times.exponential(process.VP(), steps=4, rho=-1.0), "rho must be > 0, got -1"),
+    (lambda: times.aligned(process.VP(), steps=4, model="sd3"), "model must be one of sd, sdxl, svd, got 'sd3'"),
+    (lambda: times.aligned(process.EDM(sigma_max=20.0), steps=10, model="svd"), "up to 54.5 after its first"),
+])
+def test_a_grid_that_does_not_fit_the_process_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 def levels(of, made):

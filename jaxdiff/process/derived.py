@@ -68,8 +68,9 @@ def norm(process: Process, alpha_: Array, sigma_: Array) -> Array:
 def slopes(process: Process, t: Array) -> tuple[Array, Array]:
     """Returns (α'(t), σ'(t)), of the shape of `t`; float64 for a numpy `t`, inside `jit` too."""
     t = _array(t)
-    if isinstance(t, jax.Array):
-        return _slopes(process, t)
+    learned = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(process))
+    if isinstance(t, jax.Array) or learned:
+        return _slopes(process, jnp.asarray(t))
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         d_alpha, d_sigma = _slopes(process, jnp.asarray(t, jnp.float64))
         return np.asarray(d_alpha), np.asarray(d_sigma)

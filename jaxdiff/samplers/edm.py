@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from jaxdiff import process as processes
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
@@ -56,7 +54,7 @@ def heun(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, 
       alpha = 0 and steps > 1; 1 for one step.  Order 2.
 
     Raises:
-      ValueError: a negative churn or noise.
+      ValueError: a negative churn or noise, or s_min above s_max.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithms 1 (s_churn = 0) and 2.
     """
@@ -68,15 +66,24 @@ def heun(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, 
 def _churn(steps: int, s_churn: float, s_min: float, s_max: float, s_noise: float) -> Callable:
     if s_churn < 0 or s_noise < 0:
         raise ValueError(f"s_churn and s_noise must be >= 0, got {s_churn} and {s_noise}")
+    if s_min > s_max:
+        raise ValueError(f"s_min must not lie above s_max, got {s_min} and {s_max}")
     most = min(s_churn / steps, math.sqrt(2) - 1)
 
     def coefficients(process: Any, rows: walks.Row) -> dict:
+        xp = rows.alpha_t.__array_namespace__()
         level, target = rows.sigma_t / rows.alpha_t, rows.sigma_s / rows.alpha_s
-        gamma = np.where((s_min <= level) & (level <= s_max), most, 0.0)
+        if not s_churn:
+            return {"t": rows.t, "alpha": rows.alpha_t, "level": level, "target": target}
+        gamma = xp.where((s_min <= level) & (level <= s_max), most, 0.0)
         raised = level * (1 + gamma)
-        t = np.where(gamma > 0, processes.t_of_logsnr(process, -2 * np.log(raised)), rows.t)
-        return {"t": t, "alpha": np.where(gamma > 0, processes.alpha(process, t), rows.alpha_t), "level": raised,
-                "target": target, "added": s_noise * np.sqrt(raised**2 - level**2)}
+        t = xp.where(gamma > 0, processes.t_of_logsnr(process, -2 * xp.log(raised)), rows.t)
+        if not hasattr(process, "t_of_logsnr"):  # found within [0, 1] only: no level above the last is reached
+            raised = xp.minimum(raised, xp.maximum(level, processes.ratio(process, process.span[1])))
+        grows = raised > level
+        added = xp.where(grows, xp.sqrt(xp.where(grows, raised**2 - level**2, 1.0)), 0.0)
+        return {"t": t, "alpha": xp.where(gamma > 0, processes.alpha(process, t), rows.alpha_t), "level": raised,
+                "target": target, "added": s_noise * added}
 
     return coefficients
 

@@ -10,8 +10,6 @@ One step from t to s, with ε̂ = (x - α_t D)/σ_t and τ the standard deviatio
 import functools
 from collections.abc import Callable
 
-import numpy as np
-
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
@@ -73,15 +71,15 @@ def ancestral(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None
 
 def _posterior(rows: walks.Row, eta: float, large: bool = False) -> dict:
     """Factors of x, of D and of fresh noise."""
-    # 1 - e^(λ_t - λ_s), from the ratios themselves: exact where a level is 0.
-    share = 1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2
-    if eta and (share < 0).any():
+    xp = rows.alpha_t.__array_namespace__()
+    if eta and rows.s[0] > rows.t[0]:
         raise ValueError("a rising grid encodes, which only a step without noise can do: use ddim with eta=0")
-    share = np.maximum(share, 0)
-    std = eta * rows.sigma_s * np.sqrt(share)
-    kept = np.sqrt(rows.sigma_s**2 - std**2) / rows.sigma_t
+    # 1 - e^(λ_t - λ_s), from the ratios themselves: exact where a level is 0.
+    share = xp.maximum(1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2, 0.0)
+    std = eta * rows.sigma_s * xp.sqrt(share)
+    kept = xp.sqrt(rows.sigma_s**2 - std**2) / rows.sigma_t
     return {"x": kept, "x0": rows.alpha_s - rows.alpha_t * kept,
-            "std": rows.sigma_t * np.sqrt(share) if large else std}
+            "std": rows.sigma_t * xp.sqrt(share) if large else std}
 
 
 def _step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Callable, *, stochastic: bool) -> tuple:

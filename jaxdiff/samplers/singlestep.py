@@ -113,9 +113,10 @@ def dpmpp_2s(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None,
 
 def _coefficients_2s(rows: walks.Row, process: Any, eta: float) -> dict:
     xp = rows.alpha_t.__array_namespace__()
-    share = 1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2 if eta else 0 * rows.sigma_s
-    std = eta * rows.sigma_s * xp.sqrt(share)
-    down = xp.sqrt(rows.sigma_s**2 - std**2)  # the level aimed at, which the noise brings back to σ_s
+    std, down = 0 * rows.sigma_s, rows.sigma_s
+    if eta:
+        std = eta * rows.sigma_s * xp.sqrt(1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2)
+        down = xp.sqrt(rows.sigma_s**2 - std**2)  # the level aimed at, which the noise brings back to σ_s
     t, alpha, sigma = _levels_within(rows._replace(sigma_s=down), process, 0.5)
     h = xp.log(rows.alpha_s / down) - xp.log(rows.alpha_t / rows.sigma_t)
     return {"t": t, "x": sigma / rows.sigma_t, "x0": -alpha * xp.expm1(-0.5 * h), "x_s": down / rows.sigma_t,

@@ -9,11 +9,9 @@ without a quotient: finite at both ends, and a rounding of D is nowhere made lar
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +24,8 @@ from jaxdiff.times import Times
 
 __all__ = ["adaptive"]
 
-METHODS = {"tsit5": (diffrax.Tsit5, 6), "dopri5": (diffrax.Dopri5, 6), "bosh3": (diffrax.Bosh3, 3),
-           "dopri8": (diffrax.Dopri8, 13)}  # and what a step costs, the first evaluation of the next one included
+# In diffrax, and what a step costs, the first evaluation of the next one included.
+METHODS = {"tsit5": ("Tsit5", 6), "dopri5": ("Dopri5", 6), "bosh3": ("Bosh3", 3), "dopri8": ("Dopri8", 13)}
 
 
 def adaptive(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, cond: Cond = None,
@@ -88,10 +86,12 @@ def _never(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Ca
 def _solve(denoiser: Denoiser, ends: tuple[float, float], method: tuple, rtol: float, atol: float, max_steps: int,
            x: Array, cond: Cond) -> tuple[Array, Array]:
     """One sample, x [...], from the first to the second time."""
-    made, cost = method
-    levels = [(float(processes.alpha(denoiser.process, np.float64(t))),
-               float(processes.sigma(denoiser.process, np.float64(t)))) for t in ends]
-    (radius, start), (radius_end, stop) = ((r, math.log(s / (r + a))) for a, s in levels for r in [math.hypot(a, s)])
+    import diffrax  # a third of a second that only this sampler needs
+
+    name, cost = method
+    alpha, sigma = (level(denoiser.process, np.asarray(ends)) for level in (processes.alpha, processes.sigma))
+    radius = (alpha**2 + sigma**2) ** 0.5
+    start, stop = (jnp.asarray(w, x.dtype) for w in alpha.__array_namespace__().log(sigma / (radius + alpha)))
     batched = None if cond is None else jax.tree.map(lambda leaf: leaf[None], dict(cond))
 
     def slope(w: Array, z: Array, args: Any) -> Array:
@@ -100,11 +100,11 @@ def _solve(denoiser: Denoiser, ends: tuple[float, float], method: tuple, rtol: f
         return -jnp.tanh(w) * z - denoiser((radius * z)[None], t, batched)[0]
 
     out = diffrax.diffeqsolve(
-        diffrax.ODETerm(slope), made(), jnp.asarray(start, x.dtype), jnp.asarray(stop, x.dtype),
-        dt0=jnp.asarray(0.05 * (stop - start), x.dtype), y0=x / radius,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol), max_steps=max_steps, throw=False)
+        diffrax.ODETerm(slope), getattr(diffrax, name)(), start, stop, dt0=0.05 * (stop - start),
+        y0=x / radius[0].astype(x.dtype), stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps, throw=False)
     z = jnp.where(out.result != diffrax.RESULTS.successful, jnp.nan, out.ys[0])
-    return radius_end * z, 1 + cost * out.stats["num_steps"]
+    return radius[1].astype(x.dtype) * z, 1 + cost * out.stats["num_steps"]
 
 
 def _place(process: Any, w: Array) -> tuple[Array, Array]:

@@ -60,6 +60,9 @@ def restart(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, 
 
 def _turns(process: Any, times: Times, intervals: tuple) -> tuple[tuple[float, ...], tuple[bool, ...]]:
     """Returns the grid with its turns, and for each of its steps whether it falls."""
+    if isinstance(processes.alpha(process, np.float64(1)), jax.core.Tracer):
+        raise ValueError("restart needs a process whose levels are known, and this one is being learned: sample "
+                         "outside of jit")
     down = np.asarray(times.t, np.float64)
     noise = processes.ends_in_noise(process) and down[0] == 1
     inner = down[int(noise):][down[int(noise):] > 0]
@@ -91,15 +94,16 @@ def _checked(interval: tuple, most: float) -> tuple[float, float, int, int]:
 
 
 def _coefficients(rows: walks.Row) -> dict:
-    xp = rows.alpha_t.__array_namespace__()
-    scale = rows.alpha_s / rows.alpha_t
-    added = rows.sigma_s**2 - (scale * rows.sigma_t) ** 2  # > 0 where the noise rises
-    return {"rises": rows.s > rows.t, "scale": scale, "std": xp.sqrt(xp.maximum(added, 0.0)),
+    xp, rises = rows.alpha_t.__array_namespace__(), rows.s > rows.t
+    scale = xp.where(rises, rows.alpha_s / rows.alpha_t, 1.0)
+    added = xp.where(rises, rows.sigma_s**2 - (scale * rows.sigma_t) ** 2, 0.0)
+    return {"rises": rises, "scale": scale, "std": xp.sqrt(xp.maximum(added, 0.0)),
             "level": rows.sigma_t / rows.alpha_t, "target": rows.sigma_s / rows.alpha_s}
 
 
 def _step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Callable) -> tuple:
     c = row.c
+    x = noise(c["scale"] * x, c["std"])  # x itself where the level falls
 
     def down() -> tuple[Array, Array]:
         scaled, x0 = x / row.alpha_t, denoiser(x, row.t)
@@ -108,9 +112,5 @@ def _step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Cal
         slope_there = (there - denoiser(row.alpha_s * there, row.s)) / c["target"]
         return row.alpha_s * (scaled + (c["target"] - c["level"]) * 0.5 * (slope + slope_there)), x0
 
-    def up() -> tuple[Array, Array]:
-        there = noise(c["scale"] * x, c["std"])
-        return there, there / row.alpha_s  # nothing is asked of the denoiser on the way up
-
-    x, x0 = jax.lax.cond(c["rises"] > 0, up, down)
+    x, x0 = jax.lax.cond(c["rises"] > 0, lambda: (x, x / row.alpha_s), down)  # up, nothing is asked of the denoiser
     return x, carry, x0

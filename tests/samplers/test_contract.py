@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import (
-    CALLS, DETERMINISTIC, END_IN_NOISE, PARTS, PROCESSES, SAMPLERS, STOCHASTIC, gaussian, gaussian_flow, mixture,
+    CALLS, DETERMINISTIC, END_IN_NOISE, MEANS, PARTS, PROCESSES, SAMPLERS, STDS, STOCHASTIC, WEIGHTS, gaussian,
+    gaussian_flow, mixture,
 )
+from scipy.stats import norm
 
 from jaxdiff import denoiser, process, samplers, times, walk
 
@@ -212,6 +214,7 @@ def test_images_are_sampled_as_vectors_are(name):
     (samplers.ancestral, {"variance": "learned"}, "'small' or 'large', got 'learned'"),
     (samplers.heun, {"s_churn": -1.0}, "s_churn and s_noise must be >= 0, got -1"),
     (samplers.euler, {"s_noise": -1.0}, "s_noise"),
+    (samplers.heun, {"s_churn": 1.0, "s_min": 2.0, "s_max": 1.0}, "s_min must not lie above s_max, got 2.0 and 1.0"),
     (samplers.dpm_solver, {"order": 4}, "orders 1, 2 and 3, got 4"),
     (samplers.dpmpp_2s, {"eta": 2.0}, r"eta must lie in \[0, 1\], got 2.0"),
     (samplers.dpmpp_2m, {"form": "hune"}, "'midpoint' or 'heun', got 'hune'"),
@@ -238,3 +241,128 @@ def test_impossible_options_are_refused(sampler, options, words):
     of = process.VP()
     with pytest.raises(ValueError, match=words):
         sampler(gaussian(of), jnp.zeros(2), times.karras(of, steps=2), jax.random.key(0), **options)
+
+
+def test_samples_do_not_depend_on_how_many_devices_they_are_mapped_over(run_python):
+    # jit with the batch cut over 8, pmap over 8 and one device: sample i comes from its own key
+    out = run_python("""
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        from laws import PARTS, mixture
+        from jaxdiff import process, samplers, times
+        of = process.VP()
+        grid, keys = times.karras(of, steps=4), jax.random.split(jax.random.key(1), 16)
+        x = jax.random.normal(jax.random.key(2), (16, 2))
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+        cut = NamedSharding(mesh, PartitionSpec("data"))
+        for name, sampler in {**PARTS, "adaptive": samplers.adaptive}.items():
+            run = lambda x, keys: sampler(mixture(of), x, grid, keys)[0]
+            one = jax.jit(run)(x, keys)
+            tolerance = dict(rtol=2e-4, atol=2e-4) if name == "adaptive" else dict(rtol=1e-4, atol=1e-5)
+            sharded = jax.jit(run)(jax.device_put(x, cut), jax.device_put(keys, cut))
+            assert len(sharded.sharding.device_set) == 8, name
+            np.testing.assert_allclose(sharded, one, err_msg=name, **tolerance)
+            mapped = jax.pmap(run)(x.reshape(8, 2, 2), keys.reshape(8, 2))
+            np.testing.assert_allclose(mapped.reshape(16, 2), one, err_msg=name, **tolerance)
+            print(name)
+    """)
+    assert out.split() == [*PARTS, "adaptive"]
+
+
+@each_noisy
+def test_a_mixture_is_sampled_in_its_proportions(name):
+    # 1,024 steps, 4,096 samples, by the component each is nearest to: four standard deviations
+    of, n = process.RectifiedFlow(), 4_096
+    grid = times.karras(of, steps=1_024)
+    x = jax.random.normal(jax.random.key(0), (n, 2))
+    made = jax.jit(lambda x: STOCHASTIC[name](mixture(of), x, grid, jax.random.key(1))[0])(x)
+    distance = np.linalg.norm(np.asarray(made)[:, None] - MEANS, axis=-1) / STDS
+    share = np.bincount(distance.argmin(1), minlength=3) / n
+    exact = np.linalg.norm(drawn_from_the_mixture(200_000)[:, None] - MEANS, axis=-1) / STDS
+    wanted = np.bincount(exact.argmin(1), minlength=3) / 200_000
+    np.testing.assert_array_less(np.abs(share - wanted), 4 * np.sqrt(wanted * (1 - wanted) / n) + 0.005)
+
+
+def drawn_from_the_mixture(n):
+    draw = np.random.default_rng(0)
+    part = draw.choice(3, n, p=WEIGHTS)
+    return MEANS[part] + STDS[part, None] * draw.standard_normal((n, 2))
+
+
+@each_sampler
+def test_a_bfloat16_network_moves_the_samples_by_no_more_than_its_rounding(name):
+    # MATHEMATICS 9, T18: the network rounds, state and arithmetic stay float32
+    of = process.RectifiedFlow()
+    exact = gaussian(of)
+    rounded = denoiser.from_function(lambda x, t, cond: exact(x, t).astype(jnp.bfloat16).astype(jnp.float32), of)
+    grid, x = times.karras(of, steps=12), jax.random.normal(jax.random.key(0), (64, 2))
+    full, half = (PARTS[name](d, x, grid, jax.random.key(1))[0] for d in (exact, rounded))
+    assert half.dtype == jnp.float32
+    assert float(jnp.sqrt(((full - half) ** 2).mean())) < 1e-2
+
+
+# A process that is being learned: its levels are traced, and gradients reach its parameters through every sampler.
+
+LEARNED = process.LearnedGamma(gamma_min=-8.0, gamma_max=3.0, width=8)
+
+
+@pytest.mark.parametrize("name", [*PARTS, "adaptive"])
+def test_a_learned_process_is_sampled_within_jit_and_gradients_reach_it(name):
+    sampler = PARTS[name] if name in PARTS else samplers.adaptive
+    params = LEARNED.init(jax.random.key(0))
+    grid = times.uniform(LEARNED.bind(params), steps=5)
+    x = jax.random.normal(jax.random.key(1), (3, 2))
+
+    def mean(params):
+        return sampler(gaussian(LEARNED.bind(params)), x, grid, jax.random.key(2))[0].mean()
+
+    if name == "restart":  # which must see the levels to know where to turn
+        with pytest.raises(ValueError, match="restart needs a process whose levels are known"):
+            jax.jit(mean)(params)
+        return
+    np.testing.assert_allclose(jax.jit(mean)(params), mean(params), rtol=2e-3)
+    if name not in ("ddim", "heun_churn", "unipc_3", "lms", "euler_maruyama"):
+        return
+    grads = jax.jit(jax.grad(mean))(params)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) > 0
+
+
+# Log-densities of what was drawn.
+
+
+@each_noisy
+def test_densities_are_those_of_what_was_drawn(name):
+    # by the definition: every draw's normal density, from the mean and the deviation that the step asked for
+    of, asked = process.EDM(), []
+    grid, x = times.karras(of, steps=4), jax.random.normal(jax.random.key(0), (3, 2)) * 80
+
+    def draw(key, index, mean, std):
+        drawn = walk.gaussian(key, index, mean, std)
+        jax.debug.callback(lambda *a: asked.append(a), drawn, mean, jnp.broadcast_to(std, mean.shape), ordered=True)
+        return drawn
+
+    noted = functools.partial(walk.walk, draw=draw, densities=True)
+    _, aux = STOCHASTIC[name](mixture(of), x, grid, jax.random.key(3), walk=noted)
+    jax.effects_barrier()
+    if name == "predictor_corrector":
+        assert aux["log_density"].shape == (4, 3)
+    total = sum(norm.logpdf(drawn, mean, std).sum(1) for drawn, mean, std in asked if np.all(std > 0))
+    np.testing.assert_allclose(aux["log_density"].sum(0), total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddim_one", "sde_dpmpp_2m", "euler_maruyama"])
+def test_the_gradient_of_a_replayed_paths_density_is_its_finite_difference(name, x64):
+    # Black et al. 2023, eq. 6: the path is fixed, the denoiser that may have drawn it changes
+    of = process.EDM()
+    grid, x = times.karras(of, steps=6), 80 * jax.random.normal(jax.random.key(0), (3, 2))
+    sampler = STOCHASTIC[name]
+    _, aux = sampler(gaussian(of), x, grid, jax.random.key(1),
+                     walk=functools.partial(walk.walk, observe=lambda row, x, x0: x))
+    replay = lambda key, index, mean, std: aux["seen"][index[0]]
+    again = functools.partial(walk.walk, draw=replay, densities=True)
+    density = jax.jit(lambda mean: sampler(gaussian(of, mean), x, grid, walk=again)[1]["log_density"].sum())
+    h = 1e-5
+    np.testing.assert_allclose(jax.grad(density)(0.3), (density(0.3 + h) - density(0.3 - h)) / (2 * h), rtol=1e-6)
+    assert abs(float(jax.grad(density)(0.3))) > 1e-3
+    assert density(0.3) > density(3.0)  # the denoiser that drew it finds it more likely
