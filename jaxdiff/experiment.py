@@ -21,7 +21,7 @@ from jaxdiff import (
 from jaxdiff import build as building
 from jaxdiff.build import nearest
 from jaxdiff.data import pixels
-from jaxdiff.protocols import Array, Cond, Objective
+from jaxdiff.protocols import Array, Cond, LearnedProcess, Objective
 
 __all__ = [
     "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "from_json", "generation", "labels_of", "loader",
@@ -50,7 +50,7 @@ class Model:
     objective: Objective
     optimizer: optax.GradientTransformation
     prepare: Callable
-    process: Any
+    process: Any  # where it is learned, as it is before training
     ema: tuple[str, ...]
     accumulate: int
     rules: tuple
@@ -152,7 +152,8 @@ def model(config: ConfigDict, example: dict[str, jax.ShapeDtypeStruct]) -> Model
     loss = build(config.objective, objective, network, noise, kind, null=null)
     prepare = build(config.prepare, pixels)
     seen = jax.eval_shape(prepare, example, jax.random.key(0), None)
-    made = Model(loss, _optimizer(config), prepare, noise, tuple(config.ema), config.accumulate,
+    known = noise.bind(noise.init(jax.random.key(0))) if isinstance(noise, LearnedProcess) else noise
+    made = Model(loss, _optimizer(config), prepare, known, tuple(config.ema), config.accumulate,
                  tuple(tuple(rule) for rule in config.mesh.rules), example, tuple(seen["x0"].shape[1:]), classes, null)
     abstract = train.shapes(loss, made.optimizer, example, ema=made.ema, prepare=prepare)
     del abstract  # traced for its errors: a network that does not fit the data says so now
@@ -202,13 +203,18 @@ def _check_scalars(config: ConfigDict) -> None:
         raise ValueError(f"config.batch={config.batch} does not split into config.accumulate={config.accumulate} parts")
 
 
-def generation(config: ConfigDict, made: Model) -> Generation:
+def generation(config: ConfigDict, made: Model, learned: Any = None) -> Generation:
     """Builds sampler, grid and guidance; guidance at scale 1 is left out, since it would cost and change nothing.
+
+    Args:
+      config: the run's.
+      made: what it trains.
+      learned: the process after training, where it is learned: grids follow its levels.
 
     Raises:
       ValueError: an unknown part or option, or guidance of a model without conditions.
     """
-    grid = build(config.times, times, made.process)
+    grid = build(config.times, times, made.process if learned is None else learned)
     if not isinstance(grid, times.Times):
         raise ValueError(f"times {config.times.name!r} still needs an option, such as 'steps'")
     chain, scale = _chain(config.guidance, grid, made)

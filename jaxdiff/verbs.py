@@ -205,7 +205,10 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
     shapes = training.shapes(model.objective, model.optimizer, example, mesh=mesh, ema=model.ema, prepare=model.prepare)
     store = checkpoint.opened(str(workdir), None)
     number, trees = checkpoint.restore(store, {"ema": {name: shapes.ema[name]}}, step=step) or _gone(store)
-    denoiser = generation.guided(model.objective.denoiser(trees["ema"][name]))
+    plain = model.objective.denoiser(trees["ema"][name])
+    if jax.tree.leaves(plain.process):
+        generation = experiment.generation(config, model, plain.process)
+    denoiser = generation.guided(plain)
     return Drawing(config, mesh, model, generation, denoiser, number, name, cond_of)
 
 

@@ -55,6 +55,29 @@ def test_guidance_at_scale_one_is_left_out():
         assert made.evaluations == evaluations and made.scale == float(scale)
 
 
+@pytest.mark.parametrize("changes", [
+    ("objective={'name': 'vlb', 'bins': None}", "process={'name': 'LearnedGamma', 'width': 8, 'learn_ends': True}",
+     "parameterization={'name': 'v'}"),
+    ("objective={'name': 'balanced', 'levels': {'name': 'logit_normal'}}", "process={'name': 'RectifiedFlow'}",
+     "parameterization={'name': 'velocity'}"),
+    ("objective={'name': 'denoising', 'weighting': {'name': 'sigmoid', 'bias': -1.0}, 'importance': True}",
+     "process={'name': 'Shift', 'factor': 2.0, 'process': {'name': 'Cosine'}}", "parameterization={'name': 'v'}",
+     "times={'name': 'uniform', 'steps': 2}"),
+    ("process={'name': 'ZeroTerminalSNR', 'process': {'name': 'Discrete', 'schedule': 'scaled_linear'}}",
+     "parameterization={'name': 'v'}", "times={'name': 'trailing', 'steps': 2}", "sampler={'name': 'ddim', 'eta': 1.0}"),
+], ids=["learned process", "uncertainty", "shifted cosine", "zero terminal snr"])
+def test_processes_and_objectives_of_papers_are_a_few_words_of_a_config(changes, tmp_path):
+    # points in the plane and a small network: what compiles is not what this is about
+    plane = ("data={'name': 'mixture'}", "prepare={'name': 'as_is'}", "network={'name': 'MLP', 'width': 8}",
+             "objective={'name': 'denoising'}")
+    pairs = [f"--config.{change}" for change in (*plane, *changes)]
+    assert main(["train", f"--config={DIGITS}:tiny", f"--workdir={tmp_path}", *pairs]) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+    assert main(["sample", f"--workdir={tmp_path}", "--num=2"]) == 0
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (2, 2)
+
+
 LIMITED = ("{'chain': ('classifier_free', 'interval', 'rescale', 'dynamic_threshold'), "
            "'classifier_free': {'scale': 3.0}, 'interval': {'low': 0.1, 'high': 5.0}, 'rescale': {}, "
            "'dynamic_threshold': {}}")
