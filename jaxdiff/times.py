@@ -53,6 +53,15 @@ class Times:
         """Number of intervals."""
         return len(self.t) - 1
 
+    def must_fall(self, instead: str) -> None:
+        """Refuses a rising grid, for a sampler that draws noise.
+
+        Raises:
+          ValueError: the grid rises; it names what encodes `instead`.
+        """
+        if self.t[-1] > self.t[0]:
+            raise ValueError(f"a rising grid encodes, which only a step without noise can do: use {instead}")
+
 
 def given(process: Process, *, t: tuple) -> Times:
     """Returns the grid of the times `t`, taken as they are."""

@@ -64,7 +64,8 @@ def test_guidance_at_scale_one_is_left_out():
      "process={'name': 'Shift', 'factor': 2.0, 'process': {'name': 'Cosine'}}", "parameterization={'name': 'v'}",
      "times={'name': 'uniform', 'steps': 2}"),
     ("process={'name': 'ZeroTerminalSNR', 'process': {'name': 'Discrete', 'schedule': 'scaled_linear'}}",
-     "parameterization={'name': 'v'}", "times={'name': 'trailing', 'steps': 2}", "sampler={'name': 'ddim', 'eta': 1.0}"),
+     "parameterization={'name': 'v'}", "times={'name': 'trailing', 'steps': 2}",
+     "sampler={'name': 'ddim', 'eta': 1.0}"),
 ], ids=["learned process", "uncertainty", "shifted cosine", "zero terminal snr"])
 def test_processes_and_objectives_of_papers_are_a_few_words_of_a_config(changes, tmp_path):
     # points in the plane and a small network: what compiles is not what this is about

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from laws import END_IN_NOISE, PARAMETERIZATIONS, PROCESSES, WITHOUT_X0_IN_NOISE
 
 from jaxdiff import denoiser, parameterization, process
@@ -62,6 +63,18 @@ def test_every_type_turns_into_every_other_and_back(of, share):
     t = of.span[0] + (of.span[1] - of.span[0]) * share
     assert round_trip_error(of, np.float64(t), X0, EPS) < 1e-12
     assert in_float32(of, *(jnp.float32(value) for value in (t, X0, EPS))) < 1e-5
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_conversions_round_trip_whatever_the_shape_and_the_times_of_the_samples(data):
+    of = PROCESSES[data.draw(st.sampled_from(sorted(PROCESSES)))]
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    shape = data.draw(array_shapes(min_dims=1, max_dims=4, max_side=5))
+    share = data.draw(arrays(np.float64, shape[:1], elements=st.floats(0, 1)))
+    t = (of.span[0] + (of.span[1] - of.span[0]) * share).astype(dtype).reshape(-1, *[1] * (len(shape) - 1))
+    x0, eps = (data.draw(arrays(dtype, shape, elements=st.floats(0.0625, 4, width=32))) for _ in range(2))
+    assert round_trip_error(of, t, x0, eps) < (1e-12 if dtype == np.float64 else 1e-5)
 
 
 PUBLISHED = {  # y of x0 and ε, given α, σ and the slopes

@@ -41,6 +41,8 @@ def ddim(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, 
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    if eta:
+        times.must_fall("ddim with eta=0")
     step = functools.partial(_step, stochastic=eta > 0)
     return walk(step, denoiser, x, times, key, cond=cond, coefficients=lambda rows: _posterior(rows, eta))
 
@@ -64,6 +66,7 @@ def ancestral(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
+    times.must_fall("ddim with eta=0")
     step = functools.partial(_step, stochastic=True)
     return walk(step, denoiser, x, times, key, cond=cond,
                 coefficients=lambda rows: _posterior(rows, 1.0, large=variance == "large"))
@@ -72,8 +75,6 @@ def ancestral(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None
 def _posterior(rows: walks.Row, eta: float, large: bool = False) -> dict:
     """Factors of x, of D and of fresh noise."""
     xp = rows.alpha_t.__array_namespace__()
-    if eta and rows.s[0] > rows.t[0]:
-        raise ValueError("a rising grid encodes, which only a step without noise can do: use ddim with eta=0")
     # 1 - e^(λ_t - λ_s), from the ratios themselves: exact where a level is 0.
     share = xp.maximum(1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2, 0.0)
     std = eta * rows.sigma_s * xp.sqrt(share)

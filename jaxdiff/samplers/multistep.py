@@ -102,8 +102,8 @@ def _multistep(denoiser: Denoiser, x: Array, times: Times, key: Key | None, cond
                moments: Callable, order: int, eta: float) -> tuple[Array, dict]:
     if not eta >= 0:
         raise ValueError(f"eta must be >= 0, got {eta}")
-    if eta and times.t[-1] > times.t[0]:
-        raise ValueError("a rising grid encodes, which only a step without noise can do: use eta=0")
+    if eta:
+        times.must_fall("eta=0")
 
     def coefficients(rows: walks.Row) -> dict:
         xp = rows.alpha_t.__array_namespace__()

@@ -105,8 +105,8 @@ def dpmpp_2s(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None,
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    if eta and times.t[-1] > times.t[0]:
-        raise ValueError("a rising grid encodes, which only a step without noise can do: use eta=0")
+    if eta:
+        times.must_fall("eta=0")
     return walk(functools.partial(_step_2s, stochastic=eta > 0), denoiser, x, times, key, cond=cond, evals=2,
                 coefficients=functools.partial(_coefficients_2s, process=denoiser.process, eta=eta))
 

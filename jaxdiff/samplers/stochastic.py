@@ -50,14 +50,9 @@ def euler_maruyama(denoiser: Denoiser, x: Array, times: Times, key: Key | None =
     if not noise >= 0:
         raise ValueError(f"noise must be >= 0, got {noise}")
     if noise:
-        _check_falling(times, "euler_maruyama with noise=0")
+        times.must_fall("euler_maruyama with noise=0")
     return walk(functools.partial(_predict, stochastic=noise > 0), denoiser, x, times, key, cond=cond,
                 coefficients=functools.partial(_maruyama, process=denoiser.process, noise=noise))
-
-
-def _check_falling(times: Times, instead: str) -> None:
-    if times.t[-1] > times.t[0]:
-        raise ValueError(f"a rising grid encodes, which only a step without noise can do: use {instead}")
 
 
 def _maruyama(rows: walks.Row, process: Any, noise: float = 1.0) -> dict:
@@ -128,7 +123,7 @@ def predictor_corrector(denoiser: Denoiser, x: Array, times: Times, key: Key | N
         raise ValueError(f"corrections must be >= 0, and >= 1 without a predictor, got {corrections}")
     if not snr > 0:
         raise ValueError(f"snr must be > 0, got {snr}")
-    _check_falling(times, "ddim")
+    times.must_fall("ddim")
     made = {"reverse_diffusion": _reverse_diffusion, "euler_maruyama": _maruyama, "ancestral": _ancestral,
             "none": _nothing}[predictor]
     step = functools.partial(_corrected, corrections=corrections, snr=snr, norms=norms, predicts=predictor != "none")

@@ -48,8 +48,7 @@ def restart(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, 
 
     Source: Xu et al. 2023 (arXiv:2306.14878), algorithm 1.
     """
-    if times.t[-1] > times.t[0]:
-        raise ValueError("a rising grid encodes, which only a step without noise can do: use heun")
+    times.must_fall("heun")
     if not intervals:
         return heun(denoiser, x, times, cond=cond, walk=walk)
     t, falling = _turns(denoiser.process, times, tuple(tuple(interval) for interval in intervals))
