@@ -1,5 +1,6 @@
 """What every test has: a CPU, a compilation cache, checked shapes, and subprocesses that end."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -22,6 +23,18 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("jaxdiff", "checking.checked")
 hypothesis.settings.register_profile("jaxdiff", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("jaxdiff")
+
+
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Forgets compiled programs when they are many: each takes mappings of memory, of which a process has 65,530."""
+    yield
+    if not MAPPINGS.exists() or MAPPINGS.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
