@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.layers.precision import wide
 from jaxdiff.protocols import Array
 
 __all__ = ["Fourier", "LabelEmbedding", "positional"]
@@ -33,7 +34,7 @@ def positional(c_noise: Array, channels: int, *, max_period: float = 10_000.0, e
         raise ValueError(f"a positional embedding has an even number of channels, at least {2 + 2 * endpoint}, "
                          f"got {channels}")
     frequencies = max_period ** (-jnp.arange(half, dtype=jnp.float32) / (half - endpoint))
-    angles = jnp.asarray(c_noise, jnp.float32)[..., None] * frequencies
+    angles = wide(c_noise)[..., None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
@@ -67,7 +68,7 @@ class Fourier(nn.Module):
         number = self.channels if self.phases else self.channels // 2
         # Parameters, so that they are saved with the rest; they get no gradient.
         freqs = jax.lax.stop_gradient(self.param("freqs", nn.initializers.normal(self.scale), (number,)))
-        angles = jnp.asarray(c_noise, jnp.float32)[..., None] * freqs
+        angles = wide(c_noise)[..., None] * freqs
         if not self.phases:
             return jnp.concatenate([jnp.cos(2 * jnp.pi * angles), jnp.sin(2 * jnp.pi * angles)], -1)
         phases = jax.lax.stop_gradient(self.param("phases", nn.initializers.uniform(1.0), (number,)))
@@ -83,17 +84,19 @@ class LabelEmbedding(nn.Module):
       num_classes: at least 1.
       channels: of the embedding.
       use_bias: add a bias, which the null class gets as well.
+      scaled: multiply by √num_classes; without it the kernel is a table that starts as N(0, 1).
 
-    Source: Karras et al. 2022 (EDM), whose DDPM++ has a bias and whose ADM has none.
+    Source: Karras et al. 2022 (EDM), whose DDPM++ is scaled and has a bias and whose ADM is and has neither.
     """
 
     num_classes: int
     channels: int
     use_bias: bool = False
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, label: Array) -> Array:
         """Returns [b, channels] float32 of label [b], integers in [0, num_classes]."""
-        hot = jax.nn.one_hot(label, self.num_classes) * math.sqrt(self.num_classes)
-        return nn.Dense(self.channels, use_bias=self.use_bias, kernel_init=nn.initializers.xavier_uniform(),
-                        name="linear")(hot)
+        hot = jax.nn.one_hot(label, self.num_classes) * (math.sqrt(self.num_classes) if self.scaled else 1.0)
+        init = nn.initializers.xavier_uniform() if self.scaled else nn.initializers.normal(1.0)
+        return nn.Dense(self.channels, use_bias=self.use_bias, kernel_init=init, name="linear")(hot)

@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.layers.precision import wide
 from jaxdiff.protocols import Array
 
-__all__ = ["GroupNorm", "LayerNorm"]
+__all__ = ["GroupNorm", "LayerNorm", "RMSNorm"]
 
 
 class GroupNorm(nn.Module):
@@ -45,7 +46,7 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{channels} channels do not divide into {groups} groups; use a multiple of {groups}")
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        d = x.astype(jnp.float32)
+        d = wide(x)
         d = d - _group_mean(d, groups)
         rest = _group_mean(d, groups)
         factor = scale * jax.lax.rsqrt(_group_mean(d**2, groups) - rest**2 + self.eps)
@@ -74,7 +75,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns x [..., c] normalized, in its own dtype."""
-        d = x.astype(jnp.float32)
+        d = wide(x)
         d = d - d.mean(-1, keepdims=True)
         rest = d.mean(-1, keepdims=True)
         y = (d - rest) * jax.lax.rsqrt((d**2).mean(-1, keepdims=True) - rest**2 + self.eps)
@@ -82,3 +83,22 @@ class LayerNorm(nn.Module):
             y = y * self.param("scale", nn.initializers.ones, x.shape[-1:])
             y = y + self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return y.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square over the last axis, `scale x/√(E[x²] + eps)`.
+
+    Attributes:
+      eps: added to the mean square, > 0.
+
+    Source: Zhang & Sennrich 2019.
+    """
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns x [..., c] normalized, in its own dtype."""
+        y = wide(x)
+        y = y * jax.lax.rsqrt((y**2).mean(-1, keepdims=True) + self.eps)
+        return (y * self.param("scale", nn.initializers.ones, x.shape[-1:])).astype(x.dtype)

@@ -13,15 +13,17 @@ from jaxdiff.protocols import Array
 __all__ = ["down", "up"]
 
 
-def down(x: Array, taps: tuple[float, ...] = (1, 1)) -> Array:
+def down(x: Array, taps: tuple[float, ...] = (1, 1), pad: int | None = None) -> Array:
     """Halves the height and width of x.
 
     Args:
       x: [b, h, w, c], h and w even.
       taps: an even number; their sum does not matter.
+      pad: zeros beyond each border, half of the taps less one if None; a convolution before the filter may
+        have left fewer to add.
 
     Returns:
-      [b, h/2, w/2, c] in the dtype of x.
+      [b, h/2, w/2, c] in the dtype of x; with `pad`, (h + 2 pad - taps)/2 + 1 pixels high.
 
     Raises:
       ValueError: an odd size or number of taps.
@@ -31,14 +33,14 @@ def down(x: Array, taps: tuple[float, ...] = (1, 1)) -> Array:
     weights = _weights(taps)
     if x.shape[1] % 2 or x.shape[2] % 2:
         raise ValueError(f"an image of {x.shape[1]}x{x.shape[2]} cannot be halved")
-    if taps == (1, 1):
+    if taps == (1, 1) and not pad:
         b, h, w, c = x.shape
         return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))  # the same numbers, cheaper to differentiate
-    border = len(taps) // 2 - 1
+    border = len(taps) // 2 - 1 if pad is None else pad
     for axis in (1, 2):
         padded = _pad(x, axis, border, border, 0)
-        x = sum(weight * jax.lax.slice_in_dim(padded, i, i + x.shape[axis] - 1, 2, axis)
-                for i, weight in enumerate(weights))
+        last = padded.shape[axis] - len(taps)  # where the filter is laid last
+        x = sum(weight * jax.lax.slice_in_dim(padded, i, i + last + 1, 2, axis) for i, weight in enumerate(weights))
     return x
 
 

@@ -27,8 +27,8 @@ class Block(NamedTuple):
     skip: int = 0
 
 
-def plan(resolution: int, channels: int, mults: tuple[int, ...], blocks: int,
-         attention: tuple[int, ...]) -> tuple[list[Block], list[Block]]:
+def plan(resolution: int, channels: int, mults: tuple[float, ...], blocks: int, attention: tuple[int, ...], *,
+         everywhere: bool = False, first: int | None = None) -> tuple[list[Block], list[Block]]:
     """Plans encoder and decoder of EDM's UNet.
 
     Args:
@@ -37,6 +37,8 @@ def plan(resolution: int, channels: int, mults: tuple[int, ...], blocks: int,
       mults: a multiplier for each level, from the finest.
       blocks: in each encoder level; the decoder has one more.
       attention: resolutions with self-attention; those that do not occur are passed over.
+      everywhere: attend in every decoder block of these resolutions (ADM, EDM2), not in the last alone.
+      first: width of the first convolution, `channels` if None.
 
     Returns:
       The encoder's and the decoder's blocks, in the order of their computation.
@@ -44,42 +46,42 @@ def plan(resolution: int, channels: int, mults: tuple[int, ...], blocks: int,
     Raises:
       ValueError: no levels or blocks, or a resolution that cannot be halved len(mults) - 1 times.
 
-    Source: Karras et al. 2022 (EDM), appendix F.2; Song et al. 2021 (DDPM++).
+    Source: Karras et al. 2022 (EDM), appendix F.2; Song et al. 2021 (DDPM++); Dhariwal & Nichol 2021 (ADM).
     """
     if not mults or blocks < 1:
         raise ValueError(f"a UNet has at least one level and one block in each, got mults={mults}, blocks={blocks}")
     if resolution % 2 ** (len(mults) - 1):
         raise ValueError(f"images of {resolution}x{resolution} cannot be halved {len(mults) - 1} times, as "
                          f"mults={mults} asks; the size must be a multiple of {2 ** (len(mults) - 1)}")
-    encoder = _encoder(resolution, channels, mults, blocks, attention)
-    return encoder, _decoder(resolution, channels, mults, blocks, attention, [block.channels for block in encoder])
+    widths = [int(channels * mult) for mult in mults]
+    encoder = _encoder(resolution, channels if first is None else first, widths, blocks, attention)
+    skips = [block.channels for block in encoder]
+    return encoder, _decoder(resolution, widths, blocks, attention, everywhere, skips)
 
 
-def _encoder(resolution: int, channels: int, mults: tuple[int, ...], blocks: int,
-             attention: tuple[int, ...]) -> list[Block]:
-    made = [Block(f"enc_{resolution}x{resolution}_conv", channels, "conv")]
-    for level, mult in enumerate(mults):
+def _encoder(resolution: int, first: int, widths: list[int], blocks: int, attention: tuple[int, ...]) -> list[Block]:
+    made = [Block(f"enc_{resolution}x{resolution}_conv", first, "conv")]
+    for level, width in enumerate(widths):
         size = resolution >> level
         if level:
             made.append(Block(f"enc_{size}x{size}_down", made[-1].channels, "down"))
-        made += [Block(f"enc_{size}x{size}_block{i}", channels * mult, attention=size in attention)
-                 for i in range(blocks)]
+        made += [Block(f"enc_{size}x{size}_block{i}", width, attention=size in attention) for i in range(blocks)]
     return made
 
 
-def _decoder(resolution: int, channels: int, mults: tuple[int, ...], blocks: int, attention: tuple[int, ...],
+def _decoder(resolution: int, widths: list[int], blocks: int, attention: tuple[int, ...], everywhere: bool,
              skips: list[int]) -> list[Block]:
-    lowest = len(mults) - 1
+    lowest = len(widths) - 1
     made: list[Block] = []
     width = skips[-1]
-    for level in reversed(range(len(mults))):
+    for level in reversed(range(len(widths))):
         size = resolution >> level
         prefix = f"dec_{size}x{size}"
         if level == lowest:  # the bottleneck attends whatever its resolution
             made += [Block(f"{prefix}_in0", width, attention=True), Block(f"{prefix}_in1", width)]
         else:
             made.append(Block(f"{prefix}_up", width, "up"))
-        width = channels * mults[level]
-        made += [Block(f"{prefix}_block{i}", width, attention=i == blocks and size in attention, skip=skips.pop())
-                 for i in range(blocks + 1)]
+        width = widths[level]
+        made += [Block(f"{prefix}_block{i}", width, attention=size in attention and (everywhere or i == blocks),
+                       skip=skips.pop()) for i in range(blocks + 1)]
     return made

@@ -1,7 +1,8 @@
 """State, step and averages: pure functions; the loop is `jaxdiff.loop`."""
 
 from jaxdiff.train import averages
+from jaxdiff.train.magnitude import project
 from jaxdiff.train.state import State, init, shapes
 from jaxdiff.train.update import compiled, make_step
 
-__all__ = ["State", "averages", "compiled", "init", "make_step", "shapes"]
+__all__ = ["State", "averages", "compiled", "init", "make_step", "project", "shapes"]

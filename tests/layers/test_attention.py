@@ -72,6 +72,23 @@ def test_self_attention_reads_q_k_and_v_in_this_order():
     np.testing.assert_allclose(module.apply({"params": params}, x), want, atol=1e-4)
 
 
+def test_cross_attention_asks_with_x_and_is_answered_by_the_context():
+    module = layers.CrossAttention(heads=4)
+    x, context = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(((2, 7, 32), (2, 5, 6))))
+    params = module.init(jax.random.key(2), x, context)["params"]
+    assert jax.tree.map(jnp.shape, params) == {
+        "q": {"kernel": (32, 4, 8)}, "kv": {"kernel": (6, 2, 4, 8)}, "out": {"kernel": (4, 8, 32), "bias": (32,)},
+    }
+    np.testing.assert_array_equal(module.apply({"params": params}, x, context), 0)
+    params["out"]["kernel"] = jax.random.normal(jax.random.key(3), (4, 8, 32))
+    q = np.einsum("bnc,chd->bnhd", x, params["q"]["kernel"])
+    k, v = np.einsum("bmc,cphd->pbmhd", context, params["kv"]["kernel"])
+    want = np.einsum("bnhd,hdc->bnc", exact(q, k, v), params["out"]["kernel"])
+    np.testing.assert_allclose(module.apply({"params": params}, x, context), want, atol=1e-4)
+    with pytest.raises(ValueError, match="3 heads do not divide 32 channels"):
+        layers.CrossAttention(heads=3).init(jax.random.key(0), x, context)
+
+
 def test_heads_must_divide_the_channels():
     with pytest.raises(ValueError, match="3 heads do not divide 32 channels"):
         layers.SelfAttention(heads=3).init(jax.random.key(0), jnp.ones((1, 2, 32)))

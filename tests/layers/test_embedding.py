@@ -64,3 +64,11 @@ def test_the_null_class_is_the_zero_vector(use_bias):
     got = module.apply(params, label)
     np.testing.assert_array_equal(got[2], bias)
     np.testing.assert_allclose(got[:2] - bias, 2 * params["params"]["linear"]["kernel"][jnp.array([0, 3])], rtol=1e-5)
+
+
+def test_without_a_scale_the_classes_are_a_table_of_unit_normals():
+    module = layers.LabelEmbedding(num_classes=40, channels=50, scaled=False)
+    params = module.init(jax.random.key(0), jnp.zeros(1, int))
+    table = params["params"]["linear"]["kernel"]
+    assert abs(table.std() - 1) < 0.05
+    np.testing.assert_array_equal(module.apply(params, jnp.array([7, 40])), jnp.stack([table[7], jnp.zeros(50)]))

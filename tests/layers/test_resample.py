@@ -52,6 +52,13 @@ def test_nothing_shifts(taps):
                                atol=0 if len(taps) == 4 else 1 / 64 + 1e-6, rtol=1e-5)
 
 
+def test_zeros_may_be_there_before_the_filter():
+    """A convolution that goes over the border leaves them, or other numbers, to a filter without padding."""
+    wide = jnp.pad(image(), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    np.testing.assert_array_equal(layers.down(wide, (1, 3, 3, 1), pad=0), layers.down(image(), (1, 3, 3, 1)))
+    np.testing.assert_allclose(layers.down(image(), pad=1), layers.down(wide), atol=1e-6)
+
+
 @pytest.mark.parametrize("taps", TAPS)
 def test_the_dtype_stays(taps):
     x = image().astype(jnp.bfloat16)

@@ -7,12 +7,16 @@ import pytest
 
 from jaxdiff import networks
 
-SHAPES = {"SongUNet": (4, 4, 1), "MLP": (2,)}
+UNET = {"channels": 8, "mults": (1,), "blocks": 1, "dropout": 0.0}
+TOKENS = {"width": 16, "heads": 2, "depth": 3}
+SMALL = {"SongUNet": UNET, "ADM": UNET, "EDM2": UNET, "MLP": {"width": 16}, "DiT": TOKENS, "UViT": TOKENS,
+         "JiT": {**TOKENS, "start": 1, "bottleneck": 4, "patch": 2}}
+SHAPES = {name: (2,) if name == "MLP" else (4, 4, 1) for name in SMALL}
+TEXT = {"MMDiT", "StableUNet"}  # read text, and no label
 
 
 def make(name, **options):
-    small = {"channels": 8, "mults": (1,), "blocks": 1, "dropout": 0.0} if name == "SongUNet" else {"width": 16}
-    return getattr(networks, name)(**small, **options)
+    return getattr(networks, name)(**SMALL[name], **options)
 
 
 def inputs(name, b=3):
@@ -20,7 +24,7 @@ def inputs(name, b=3):
 
 
 def test_every_network_is_here():
-    assert set(SHAPES) == set(networks.__all__)
+    assert set(SHAPES) | TEXT == set(networks.__all__)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -39,7 +43,7 @@ def test_conditions_that_do_not_fit_are_refused(name):
     jax.eval_shape(make(name).init, jax.random.key(0), x, c_noise, {})  # an empty condition is none
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["SongUNet", "ADM", "EDM2", "MLP"])
 def test_the_null_label_is_the_zero_vector(name):
     network, (x, c_noise) = make(name, num_classes=4), inputs(name)
     like = jax.eval_shape(network.init, jax.random.key(0), x, c_noise, {"label": jnp.zeros(3, int)})
@@ -48,8 +52,9 @@ def test_the_null_label_is_the_zero_vector(name):
     apply = jax.jit(lambda params, label: network.apply(params, x, c_noise, {"label": jnp.full(3, label)}))
     null, first = apply(params, 4), apply(params, 0)
     assert jnp.abs(null - first).max() > 1e-3
-    linear = params["params"]["map_label"]["linear"]
-    linear["kernel"] = jnp.zeros_like(linear["kernel"])
+    inner = params["params"]
+    linear, leaf = (inner["emb_label"], "weight") if name == "EDM2" else (inner["map_label"]["linear"], "kernel")
+    linear[leaf] = jnp.zeros_like(linear[leaf])
     np.testing.assert_allclose(apply(params, 0), null, atol=1e-6)
     np.testing.assert_allclose(apply(params, 4), null, atol=1e-6)
 

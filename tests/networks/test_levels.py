@@ -42,6 +42,15 @@ def test_attention_is_in_every_encoder_block_the_bottleneck_and_the_last_decoder
     assert [block.name for block in decoder if block.attention] == ["dec_8x8_in0", "dec_16x16_block4"]
 
 
+def test_attention_everywhere_is_in_every_decoder_block():
+    """ADM and EDM2; their first convolution is as wide as the first level."""
+    encoder, decoder = levels.plan(32, 128, (2, 2, 2), 1, (16,), everywhere=True, first=256)
+    assert encoder[0].channels == decoder[-1].skip == 256
+    assert [block.name for block in decoder if block.attention] == ["dec_8x8_in0", "dec_16x16_block0",
+                                                                    "dec_16x16_block1"]
+    assert [block.channels for block in levels.plan(8, 32, (0.5, 1), 1, ())[0]] == [32, 16, 16, 32]
+
+
 def test_images_down_to_one_pixel():
     encoder, decoder = levels.plan(8, 8, (1, 1, 1, 1), 1, ())
     assert encoder[-1].name == "enc_1x1_block0"

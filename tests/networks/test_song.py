@@ -11,6 +11,7 @@ from jaxdiff import networks
 from jaxdiff.networks import levels, song
 
 TINY = dict(channels=8, mults=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+NCSN = dict(noise_embedding="fourier", encoder="residual", taps=(1, 3, 3, 1))
 FLAT = dict(TINY, mults=(1,))  # half of the blocks to compile
 X = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
 C_NOISE = jnp.array([-1.5, -0.2, 0.4, 1.1])
@@ -40,15 +41,18 @@ def embedding(network, params, cond=None):
     return run(params)["intermediates"]["map_layer1"]["__call__"][0]
 
 
-@pytest.mark.parametrize(("options", "shape", "millions"), [
-    # Karras et al. 2022: 55.7 M on CIFAR-10, 61.8 M on 64 x 64, with map_augment's 9 x 128 weights, which we have not.
-    (dict(mults=(2, 2, 2)), (32, 32, 3), 55.734),
-    (dict(mults=(2, 2, 2), num_classes=10), (32, 32, 3), 55.735),
-    (dict(), (64, 64, 3), 61.806),
+@pytest.mark.parametrize(("options", "shape", "exact", "published"), [
+    # Karras et al. 2022: 55.7 M on CIFAR-10, 61.8 M on 64 x 64, 56.4 M of NCSN++ without its frequencies.
+    (dict(mults=(2, 2, 2)), (32, 32, 3), 55_733_891, 55.7),
+    (dict(mults=(2, 2, 2), num_classes=10), (32, 32, 3), 55_735_299, 55.7),
+    (dict(), (64, 64, 3), 61_805_571, 61.8),
+    (dict(NCSN, mults=(2, 2, 2)), (32, 32, 3), 56_397_827, 56.4),
 ])
-def test_it_has_as_many_parameters_as_edms(options, shape, millions):
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes_at(networks.SongUNet(**options), shape)))
-    assert round((count + 9 * 128) / 1e6, 3) == millions
+def test_it_has_as_many_parameters_as_edms(options, shape, exact, published):
+    params = shapes_at(networks.SongUNet(**options, augment=9), shape)
+    count = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key != "freqs")
+    assert count == exact
+    assert round(count / 1e6, 1) == published
 
 
 def test_names_and_shapes():
@@ -186,6 +190,42 @@ def test_bfloat16_is_close_and_only_inside():
     assert not re.search(r"bf16\[[\d,]*\] = (exp|rsqrt|sin|cos|reduce_sum|reduce_max)\b", text)
 
 
+@pytest.mark.parametrize(("field", "value"), [("augment", jnp.ones((4, 9))), ("span", jnp.full(4, 0.3))])
+def test_augmentation_and_span_are_zero_where_they_are_missing(field, value):
+    network = networks.SongUNet(**FLAT, **{field: 9 if field == "augment" else True})
+    params = random(shapes(network, X, C_NOISE))
+    none = embedding(network, params)
+    np.testing.assert_allclose(embedding(network, params, {field: jnp.zeros_like(value)}), none, atol=1e-6)
+    assert jnp.abs(embedding(network, params, {field: value}) - none).max() > 0.1
+    with pytest.raises(ValueError, match=rf"'{field}' is \[4.* here, got \[2"):
+        shapes(network, X, C_NOISE, {field: value[:2]})
+    with pytest.raises(ValueError, match=f"the condition has {field}, but a network with num_classes=0 reads none;"):
+        shapes(networks.SongUNet(**FLAT), X, C_NOISE, {field: value})
+
+
+def test_a_span_changes_no_checkpoint():
+    """The weights of a network without one, and zeros, which is how it starts, give the same output for every span."""
+    plain, spanned = networks.SongUNet(**FLAT), networks.SongUNet(**FLAT, span=True)
+    params = random(shapes(plain, X, C_NOISE))
+    like = shapes(spanned, X, C_NOISE)["params"]
+    assert set(like) == {*params["params"], "map_span"}
+    start = jax.jit(spanned.init, compiler_options={"xla_backend_optimization_level": 0})(
+        jax.random.key(0), X, C_NOISE)["params"]["map_span"]
+    assert (start["kernel"] == 0).all()
+    more = {"params": {**params["params"], "map_span": start}}
+    cond = {"span": jnp.linspace(0, 1, 4)}
+    np.testing.assert_array_equal(embedding(spanned, more, cond), embedding(plain, params))
+
+
+def test_pyramids_have_their_names():
+    residual = shapes_at(networks.SongUNet(**{**TINY, **NCSN}), (4, 4, 3))["params"]
+    assert residual["enc_2x2_aux_residual"]["kernel"].shape == (3, 3, 3, 8)
+    skips = shapes_at(networks.SongUNet(**TINY, encoder="skip", decoder="skip"), (4, 4, 3))["params"]
+    assert skips["enc_2x2_aux_skip"]["kernel"].shape == (1, 1, 3, 8)
+    assert skips["dec_2x2_aux_conv"]["kernel"].shape == (3, 3, 16, 3)
+    assert {"dec_2x2_aux_norm", "out_norm", "out_conv"} < set(skips)
+
+
 def test_dropout_is_in_training_only():
     network = networks.SongUNet(**{**FLAT, "dropout": 0.5})
     params = random(shapes(network, X, C_NOISE))
@@ -244,6 +284,8 @@ def test_a_split_batch_changes_nothing(run_python):
     ({}, (1, 8, 4, 3), r"square images .* got \(1, 8, 4, 3\)"),
     ({}, (4, 4, 3), "square images"),
     ({"noise_embedding": "sinusoidal"}, (), "'sinusoidal'; it may be positional or fourier"),
+    ({"encoder": "pyramid"}, (), "'pyramid'; it may be standard or skip or residual"),
+    ({"decoder": "residual"}, (), "'residual'; it may be standard or skip"),
     ({"dtype": "float16"}, (), "'float16'; it may be float32 or bfloat16"),
     ({"dropout": 1.0}, (), r"dropout must lie in \[0, 1\), got 1.0"),
     ({"channels": 10}, (), "multiple of 4, got 10"),
