@@ -31,7 +31,6 @@ from scipy.stats import norm
 
 from benchmarks.solver_table import asks_for_a_key, label
 from jaxdiff import data, denoiser, evaluate, metrics, process, samplers, times, verbs
-from jaxdiff import walk as walks
 from jaxdiff.data import pixels
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

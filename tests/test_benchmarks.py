@@ -91,3 +91,13 @@ def test_a_short_run_of_the_mixture_draws_and_writes(tmp_path, monkeypatch, caps
     (tmp_path / "solvers.png").unlink()
     solvers.main([*arguments, "--redraw"])
     assert (tmp_path / "solvers.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("cost", [cost for cost in solvers.chosen() if cost[2]], ids=lambda cost: cost[0])
+def test_a_budget_of_calls_counts_what_a_sampler_makes(cost):
+    _, sampler, calls, besides, _ = cost
+    of, made = process.EDM(), []
+    exact, grid = denoiser.from_function(solvers._clean, of), times.karras(of, steps=9)
+    run = lambda x, key: made.append(sampler(exact, x, grid, key)[1]["nfe"])
+    jax.eval_shape(run, jnp.ones((2, 2)), jax.random.key(0))
+    assert made == [calls * (grid.steps - 1) + 1 + besides]
