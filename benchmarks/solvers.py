@@ -11,7 +11,7 @@ Both have a floor, that of as many true samples.  Grids are Karras's, from σ = 
 Every grid makes a program of its own; with a network they would take longer to compile than to run, so that the digits'
 steps are made eagerly around one compiled call of the denoiser.
 
-Command: python -m benchmarks.solvers --workdir=runs/digits   (6 minutes on 2 CPU cores; without the digits, 1)
+Command: python -m benchmarks.solvers --workdir=runs/digits   (6 minutes on 2 CPU cores; without the digits, 2)
 """
 
 import argparse

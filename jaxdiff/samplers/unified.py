@@ -2,7 +2,7 @@
 
 With D(x, t) as m_0, earlier evaluations as m_1, m_2, ..., r_j = (ℓ_j - ℓ_t)/h in ℓ = ln(α/σ) and some B(h),
 
-    x_s = (σ_s/σ_t) x + α_s (1 - e^-h) m_0 - α_s B(h) Σ_j ρ_j (m_j - m_0)/r_j
+    x_s = (σ_s/σ_t) x + α_s (1 - e^-h) m_0 + α_s B(h) Σ_j ρ_j (m_j - m_0)/r_j
 
 where ρ solves Σ_j ρ_j r_j^(m-1) = b_m; the corrector also has the node r = 1, D at s (Zhao et al. 2023, eq. 3 and 9).
 Where as many conditions as nodes are solved B cancels; it remains where one node has ρ = ½.
