@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as tiles
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as patterns
-
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import layers
+from jaxdiff.networks import choices
 from jaxdiff.networks.labels import label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -33,8 +34,7 @@ class MLP(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"MLP has no dtype {self.dtype!r}; it may be float32 or bfloat16")
+        choices.check(self, {"dtype": ("float32", "bfloat16")})
         if min(self.width, self.depth, self.frequencies) < 1:
             raise ValueError("width, depth and frequencies of MLP are at least 1, got "
                              f"{self.width}, {self.depth} and {self.frequencies}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import layers
-from jaxdiff.networks import tokens
+from jaxdiff.networks import choices, tokens
 from jaxdiff.networks.labels import extra_of, label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -84,7 +84,7 @@ class DiT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        tokens.chosen(self, CHOICES)
+        choices.check(self, CHOICES)
         if self.class_tokens and not self.num_classes:
             raise ValueError(f"{self.class_tokens} class tokens need classes; set num_classes")
         super().__post_init__()

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxdiff import layers
 from jaxdiff.layers import mp_cat, mp_silu, mp_sum
-from jaxdiff.networks import levels
+from jaxdiff.networks import choices, levels
 from jaxdiff.networks.labels import label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -118,10 +118,7 @@ class EDM2(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in layers.DTYPES:
-            raise ValueError(f"EDM2 has no dtype {self.dtype!r}; it may be {' or '.join(layers.DTYPES)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        choices.check(self, {"dtype": layers.DTYPES})
         super().__post_init__()
 
     @nn.compact

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import layers
-from jaxdiff.networks import tokens
+from jaxdiff.networks import choices, tokens
 from jaxdiff.networks.labels import label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -58,7 +58,7 @@ class JiT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        tokens.chosen(self, CHOICES)
+        choices.check(self, CHOICES)
         _, depth, *_, start = self._sizes()
         if not 0 < start < depth:
             raise ValueError(f"class tokens join between blocks, at 1 to {depth - 1}, got start={start}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import layers
-from jaxdiff.networks import tokens
+from jaxdiff.networks import choices, tokens
 from jaxdiff.protocols import Array, Cond
 
 __all__ = ["SIZES", "MMDiT"]
@@ -130,7 +130,7 @@ class MMDiT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        tokens.chosen(self, CHOICES)
+        choices.check(self, CHOICES)
         _, depth, _ = self._sizes()
         if depth < 2:
             raise ValueError(f"depth is at least 2, since the last block is another, got {depth}")

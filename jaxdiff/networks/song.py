@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import layers
-from jaxdiff.networks import levels
+from jaxdiff.networks import choices, levels
 from jaxdiff.networks.labels import extra_of, label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -126,11 +126,7 @@ class SongUNet(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"SongUNet has no {field} {getattr(self, field)!r}; it may be {' or '.join(allowed)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        choices.check(self, CHOICES)
         if self.channels < 4 or self.channels % 4:
             raise ValueError(f"channels must be a multiple of 4, got {self.channels}")
         super().__post_init__()

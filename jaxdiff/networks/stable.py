@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import layers
-from jaxdiff.networks import levels
+from jaxdiff.networks import choices, levels
 from jaxdiff.protocols import Array, Cond
 
 __all__ = ["StableUNet"]
@@ -137,13 +137,10 @@ class StableUNet(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in layers.DTYPES:
-            raise ValueError(f"StableUNet has no dtype {self.dtype!r}; it may be {' or '.join(layers.DTYPES)}")
+        choices.check(self, {"dtype": layers.DTYPES})
         if len(self.transformers) != len(self.mults):
             raise ValueError("transformers and mults of StableUNet have a number for each level, got "
                              f"{self.transformers} and {self.mults}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         super().__post_init__()
 
     @nn.compact

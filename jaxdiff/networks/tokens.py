@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdiff import layers
 from jaxdiff.protocols import Array
 
-__all__ = ["CHOICES", "SMALL", "XAVIER", "chosen", "embed", "first_half", "out", "place", "sizes"]
+__all__ = ["CHOICES", "SMALL", "XAVIER", "embed", "first_half", "out", "place", "sizes"]
 
 FREQUENCIES = 128  # of the noise level
 CHOICES = {
@@ -19,14 +19,6 @@ CHOICES = {
 }
 XAVIER = nn.initializers.xavier_uniform()
 SMALL = nn.initializers.normal(0.02)
-
-
-def chosen(network: nn.Module, choices: dict[str, tuple[str, ...]]) -> None:
-    """Raises ValueError where a field of `network` is none of its choices."""
-    for field, allowed in choices.items():
-        if getattr(network, field) not in allowed:
-            raise ValueError(f"{type(network).__name__} has no {field} {getattr(network, field)!r}; it may be "
-                             f"{' or '.join(allowed)}")
 
 
 def sizes(given: tuple[int | None, ...], known: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import layers
-from jaxdiff.networks import tokens
+from jaxdiff.networks import choices, tokens
 from jaxdiff.networks.labels import label_of
 from jaxdiff.protocols import Array, Cond
 
@@ -87,7 +87,7 @@ class UViT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        tokens.chosen(self, CHOICES)
+        choices.check(self, CHOICES)
         _, depth, _ = self._sizes()
         if depth < 3 or depth % 2 == 0:
             raise ValueError(f"depth is odd and at least 3, two halves and a middle, got {depth}")
