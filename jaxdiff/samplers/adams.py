@@ -20,7 +20,7 @@ from jaxdiff import process as processes
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
-from jaxdiff.samplers.interpolation import combined, remembered, weights
+from jaxdiff.samplers.interpolation import combined, remembered, through, weights
 from jaxdiff.times import Times
 
 __all__ = ["deis", "lms", "plms", "pndm"]
@@ -91,7 +91,7 @@ def _adams(rows: walks.Row, process: Any, order: int, variable: str) -> dict:
     at = start[:, None] + h[:, None] * share  # [n, q]
     kernel = 0.5 * h[:, None] * xp.asarray(QUADRATURE[1]) * _speed(process, at, variable)
     moments = xp.stack([(kernel * share**m).sum(-1) for m in range(order)], axis=-1)
-    return {"x": rows.alpha_s / rows.alpha_t, "eps": rows.alpha_s[:, None] * weights(start, h, moments, order)}
+    return {"x": rows.alpha_s / rows.alpha_t, "eps": rows.alpha_s[:, None] * weights(start, h, order, through(moments))}
 
 
 def _speed(process: Any, u: Array, variable: str) -> Array:

@@ -15,7 +15,7 @@ from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
 from jaxdiff.times import Times
 
-__all__ = ["euler", "heun"]
+__all__ = ["euler", "heun", "step"]
 
 
 def euler(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, cond: Cond = None,
@@ -29,7 +29,7 @@ def euler(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *,
       x [b, ...] and `{"nfe": steps, "seen": ...}`.  Order 1.
     """
     churn = _churn(times.steps, s_churn, s_min, s_max, s_noise)
-    return walk(functools.partial(_step, second=False, churning=s_churn > 0), denoiser, x, times, key, cond=cond,
+    return walk(functools.partial(step, second=False, churning=s_churn > 0), denoiser, x, times, key, cond=cond,
                 coefficients=functools.partial(churn, denoiser.process))
 
 
@@ -59,7 +59,7 @@ def heun(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *, 
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithms 1 (s_churn = 0) and 2.
     """
     churn = _churn(times.steps, s_churn, s_min, s_max, s_noise)
-    return walk(functools.partial(_step, second=True, churning=s_churn > 0), denoiser, x, times, key, cond=cond,
+    return walk(functools.partial(step, second=True, churning=s_churn > 0), denoiser, x, times, key, cond=cond,
                 coefficients=functools.partial(churn, denoiser.process), evals=2)
 
 
@@ -88,8 +88,9 @@ def _churn(steps: int, s_churn: float, s_min: float, s_max: float, s_noise: floa
     return coefficients
 
 
-def _step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Callable, *, second: bool,
-          churning: bool) -> tuple:
+def step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Callable, *, second: bool,
+         churning: bool) -> tuple:
+    """One step from `c["level"]` at `c["t"]` to `c["target"]`, for `walk`: Euler's, or Heun's where `second`."""
     c = row.c
     scaled = x / row.alpha_t
     if churning:

@@ -5,34 +5,50 @@ at nodes r_j = (u_j - u_t)/h of a coordinate u with h = u_s - u_t.  If c_m is th
 of ((u - u_t)/h)^m, the weights w solve Σ_j w_j r_j^m = c_m, for m < k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
 from jaxdiff.protocols import Array
+from jaxdiff.walk import Row
 
-__all__ = ["combined", "exponential_moments", "remembered", "solve", "weights"]
+__all__ = ["combined", "exponential_moments", "remembered", "solve", "steps", "through", "weights"]
 
 
-def weights(u: Array, h: Array, moments: Array, order: int) -> Array:
+def steps(rows: Row) -> tuple[Array, Array]:
+    """Returns (ℓ = ln(α/σ) where each step starts, its length h in ℓ), [n]."""
+    xp = rows.alpha_t.__array_namespace__()
+    start = xp.log(rows.alpha_t / rows.sigma_t)
+    return start, xp.log(rows.alpha_s / rows.sigma_s) - start
+
+
+def weights(u: Array, h: Array, order: int, integrate: Callable, *, ahead: bool = False) -> Array:
     """Returns the weights [n, order] of the evaluations at this step, the one before, ...
 
     Args:
       u: coordinate at the start of each step, [n].
       h: its length, [n].
-      moments: c_0, ..., c_{order-1} of each step, [n, order].
       order: evaluations used, where so many were made: step i has only i + 1.
+      integrate: `(nodes [m, k], rows, a slice of m steps) -> weights [m, k]`.
+      ahead: the evaluation at the end of the step is known too, and its weight comes first: [n, order + 1].
     """
     xp = u.__array_namespace__()
-    parts = []
+    parts = [xp.zeros((0, order + ahead), dtype=u.dtype)]
     for k in range(1, order + 1):
-        first, stop = k - 1, (k if k < order else len(u))
-        if first >= len(u):
+        first, stop, _ = slice(k - 1, k if k < order else len(u)).indices(len(u))
+        if first >= stop:
             break
-        nodes = xp.stack([(u[first - j:stop - j] - u[first:stop]) / h[first:stop] for j in range(k)], axis=-1)
-        solved = solve(nodes, moments[first:stop, :k])
-        parts.append(xp.concatenate([solved, xp.zeros((stop - first, order - k))], axis=-1))
+        nodes = [(u[first - j:stop - j] - u[first:stop]) / h[first:stop] for j in range(k)]
+        if ahead:
+            nodes = [xp.ones_like(nodes[0]), *nodes]
+        made = integrate(xp.stack(nodes, axis=-1), slice(first, stop))
+        parts.append(xp.concatenate([made, xp.zeros((stop - first, order - k))], axis=-1))
     return xp.concatenate(parts)
+
+
+def through(moments: Array) -> Callable:
+    """Returns what `weights` wants, for a kernel with the moments c_0, ..., c_{order-1} [n, order] of each step."""
+    return lambda nodes, rows: solve(nodes, moments[rows, :nodes.shape[-1]])
 
 
 def solve(nodes: Array, moments: Array) -> Array:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
-from jaxdiff.samplers.interpolation import combined, exponential_moments, remembered, weights
+from jaxdiff.samplers.interpolation import combined, exponential_moments, remembered, steps, through, weights
 from jaxdiff.times import Times
 
 __all__ = ["dpmpp_2m", "dpmpp_3m", "dpmpp_3m_legacy"]
@@ -92,7 +92,7 @@ def _midpoint(h: Array, order: int) -> Array:
 
 
 def _half_curvature(h: Array, order: int) -> Array:
-    """The moments of a Newton form in which φ3 D2 stands where 2 φ3 D2 should; see `_multistep`."""
+    """The moments of a Newton form in which φ3 D2 stands where 2 φ3 D2 should."""
     made = exponential_moments(h, order)
     xp = made.__array_namespace__()
     return xp.stack([made[:, 0], made[:, 1], 0.5 * made[:, 2]], axis=-1)
@@ -106,11 +106,10 @@ def _multistep(denoiser: Denoiser, x: Array, times: Times, key: Key | None, cond
         times.must_fall("eta=0")
 
     def coefficients(rows: walks.Row) -> dict:
-        xp = rows.alpha_t.__array_namespace__()
-        start = xp.log(rows.alpha_t / rows.sigma_t)
-        h = xp.log(rows.alpha_s / rows.sigma_s) - start
+        start, h = steps(rows)
+        xp = h.__array_namespace__()
         return {"x": rows.sigma_s / rows.sigma_t * xp.exp(-eta * h),
-                "x0": rows.alpha_s[:, None] * weights(start, h, moments((1 + eta) * h, order), order),
+                "x0": rows.alpha_s[:, None] * weights(start, h, order, through(moments((1 + eta) * h, order))),
                 "std": rows.sigma_s * xp.sqrt(-xp.expm1(-2 * eta * h))}
 
     return walk(functools.partial(_step, stochastic=eta > 0), denoiser, x, times, key, cond=cond,

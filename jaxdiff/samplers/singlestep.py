@@ -13,7 +13,7 @@ from jaxdiff import process as processes
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
-from jaxdiff.samplers.interpolation import combined, exponential_moments
+from jaxdiff.samplers.interpolation import combined, exponential_moments, steps
 from jaxdiff.times import Times
 
 __all__ = ["dpm_solver", "dpmpp_2s"]
@@ -51,16 +51,15 @@ def dpm_solver(denoiser: Denoiser, x: Array, times: Times, key: Key | None = Non
 
 def _levels_within(rows: walks.Row, process: Any, place: float) -> tuple[Array, Array, Array]:
     """(t, α, σ) at the share `place` of each step in ℓ, [n]."""
-    xp = rows.alpha_t.__array_namespace__()
-    start, stop = xp.log(rows.alpha_t / rows.sigma_t), xp.log(rows.alpha_s / rows.sigma_s)
-    t = processes.t_of_logsnr(process, 2 * (start + place * (stop - start)))
+    start, h = steps(rows)
+    t = processes.t_of_logsnr(process, 2 * (start + place * h))
     return t, processes.alpha(process, t), processes.sigma(process, t)
 
 
 def _coefficients(rows: walks.Row, process: Any, places: tuple[float, ...]) -> dict:
     """Of each evaluation within the step, and of its end: factors of x, of ε̂ and of the slopes ε̂_j - ε̂."""
-    xp = rows.alpha_t.__array_namespace__()
-    h = xp.log(rows.alpha_s / rows.sigma_s) - xp.log(rows.alpha_t / rows.sigma_t)
+    _, h = steps(rows)
+    xp = h.__array_namespace__()
     within, made = [_levels_within(rows, process, place) for place in places], []
     for j, place in enumerate([*places, 1.0]):
         alpha, sigma = within[j][1:] if j < len(places) else (rows.alpha_s, rows.sigma_s)
@@ -117,8 +116,9 @@ def _coefficients_2s(rows: walks.Row, process: Any, eta: float) -> dict:
     if eta:
         std = eta * rows.sigma_s * xp.sqrt(1 - (rows.alpha_t * rows.sigma_s / (rows.alpha_s * rows.sigma_t)) ** 2)
         down = xp.sqrt(rows.sigma_s**2 - std**2)  # the level aimed at, which the noise brings back to σ_s
-    t, alpha, sigma = _levels_within(rows._replace(sigma_s=down), process, 0.5)
-    h = xp.log(rows.alpha_s / down) - xp.log(rows.alpha_t / rows.sigma_t)
+    lowered = rows._replace(sigma_s=down)
+    t, alpha, sigma = _levels_within(lowered, process, 0.5)
+    _, h = steps(lowered)
     return {"t": t, "x": sigma / rows.sigma_t, "x0": -alpha * xp.expm1(-0.5 * h), "x_s": down / rows.sigma_t,
             "x0_s": -rows.alpha_s * xp.expm1(-h), "std": std}
 

@@ -16,7 +16,7 @@ from jaxdiff import process as processes
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
-from jaxdiff.samplers.edm import heun
+from jaxdiff.samplers import edm
 from jaxdiff.times import Times
 
 __all__ = ["restart"]
@@ -50,7 +50,7 @@ def restart(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, 
     """
     times.must_fall("heun")
     if not intervals:
-        return heun(denoiser, x, times, cond=cond, walk=walk)
+        return edm.heun(denoiser, x, times, cond=cond, walk=walk)
     t, falling = _turns(denoiser.process, times, tuple(tuple(interval) for interval in intervals))
     first = int(processes.ends_in_noise(denoiser.process) and t[0] == 1)
     evals = lambda n: 2 * sum(falling[first:first + n])
@@ -96,7 +96,7 @@ def _coefficients(rows: walks.Row) -> dict:
     xp, rises = rows.alpha_t.__array_namespace__(), rows.s > rows.t
     scale = xp.where(rises, rows.alpha_s / rows.alpha_t, 1.0)
     added = xp.where(rises, rows.sigma_s**2 - (scale * rows.sigma_t) ** 2, 0.0)
-    return {"rises": rises, "scale": scale, "std": xp.sqrt(xp.maximum(added, 0.0)),
+    return {"rises": rises, "scale": scale, "std": xp.sqrt(xp.maximum(added, 0.0)), "t": rows.t, "alpha": rows.alpha_t,
             "level": rows.sigma_t / rows.alpha_t, "target": rows.sigma_s / rows.alpha_s}
 
 
@@ -104,12 +104,6 @@ def _step(denoiser: Callable, x: Array, row: walks.Row, carry: tuple, noise: Cal
     c = row.c
     x = noise(c["scale"] * x, c["std"])  # x itself where the level falls
 
-    def down() -> tuple[Array, Array]:
-        scaled, x0 = x / row.alpha_t, denoiser(x, row.t)
-        slope = (scaled - x0) / c["level"]
-        there = scaled + (c["target"] - c["level"]) * slope
-        slope_there = (there - denoiser(row.alpha_s * there, row.s)) / c["target"]
-        return row.alpha_s * (scaled + (c["target"] - c["level"]) * 0.5 * (slope + slope_there)), x0
-
-    x, x0 = jax.lax.cond(c["rises"] > 0, lambda: (x, x / row.alpha_s), down)  # up, nothing is asked of the denoiser
-    return x, carry, x0
+    up = lambda: (x, carry, x / row.alpha_s)  # nothing is asked of the denoiser
+    down = lambda: edm.step(denoiser, x, row, carry, noise, second=True, churning=False)
+    return jax.lax.cond(c["rises"] > 0, up, down)

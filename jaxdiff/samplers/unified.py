@@ -15,7 +15,7 @@ from typing import Any
 from jaxdiff import walk as walks
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Array, Cond, Key
-from jaxdiff.samplers.interpolation import combined, exponential_moments, remembered, solve
+from jaxdiff.samplers.interpolation import combined, exponential_moments, remembered, solve, steps, weights
 from jaxdiff.times import Times
 
 __all__ = ["unipc"]
@@ -55,37 +55,20 @@ def unipc(denoiser: Denoiser, x: Array, times: Times, key: Key | None = None, *,
 
 def _coefficients(rows: walks.Row, order: int, b: str, corrector: bool) -> dict:
     """Weights of the predictor, and of the corrector of the step before, which the first step has not."""
-    xp = rows.alpha_t.__array_namespace__()
-    start = xp.log(rows.alpha_t / rows.sigma_t)
-    h = xp.log(rows.alpha_s / rows.sigma_s) - start
-    predicts = _weights(start, h, order, b, ahead=False) * rows.alpha_s[:, None]
+    start, h = steps(rows)
+    xp = h.__array_namespace__()
+    predicts = weights(start, h, order, lambda nodes, at: _integrals(nodes, h[at], b, 0)) * rows.alpha_s[:, None]
     made = {"x": rows.sigma_s / rows.sigma_t, "x0": predicts}
     first = xp.asarray(xp.arange(len(h)) == 0, dtype=start.dtype)
     kept, old, seen = first, xp.zeros_like(h), xp.zeros((len(h), order + 1), dtype=start.dtype)
     if corrector:
-        corrects = _weights(start[:-1], h[:-1], order, b, ahead=True) * rows.alpha_s[:-1, None]
+        corrects = weights(start[:-1], h[:-1], order, lambda nodes, at: _integrals(nodes, h[at], b, 1), ahead=True)
+        corrects = corrects * rows.alpha_s[:-1, None]
         old = xp.concatenate([old[:1], made["x"][:-1]])
         seen = xp.concatenate([seen[:1], corrects])
     else:
         kept = xp.ones_like(h)
     return {**made, "kept": kept, "old": old, "seen": seen}
-
-
-def _weights(start: Array, h: Array, order: int, b: str, ahead: bool) -> Array:
-    """Weights of m_0, m_1, ..., of which step i has min(i + 1, order); with `ahead` D at s comes first."""
-    xp = start.__array_namespace__()
-    parts = [xp.zeros((0, order + ahead), dtype=start.dtype)]
-    for k in range(1, order + 1):
-        rows = slice(k - 1, k if k < order else len(h))
-        first, stop, _ = rows.indices(len(h))
-        if first >= stop:
-            break
-        nodes = [(start[first - j:stop - j] - start[first:stop]) / h[first:stop] for j in range(k)]
-        if ahead:
-            nodes = [xp.ones_like(nodes[0]), *nodes]
-        made = _integrals(xp.stack(nodes, axis=-1), h[first:stop], b, int(ahead))
-        parts.append(xp.concatenate([made, xp.zeros((stop - first, order - k))], axis=-1))
-    return xp.concatenate(parts)
 
 
 def _integrals(nodes: Array, h: Array, b: str, now: int) -> Array:
