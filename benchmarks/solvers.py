@@ -29,6 +29,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
+from benchmarks.mixture import MEANS, STDS, WEIGHTS, posterior_mean
 from benchmarks.solver_table import asks_for_a_key, label
 from jaxdiff import data, denoiser, evaluate, metrics, process, samplers, times, verbs
 from jaxdiff.data import pixels
@@ -65,11 +66,6 @@ FINE = 256  # steps of the digits' reference
 
 ABOUT = {"mixture": ("mixture, exact denoiser", "Wasserstein distance to the mixture"),
          "digits": ("digits, the model of make demo", "Fréchet distance to training digits")}
-
-WEIGHTS = np.array([0.5, 0.3, 0.2])
-MEANS = np.array([[0.8, 0.2], [-0.7, 0.6], [-0.1, -0.9]])
-STDS = np.array([0.25, 0.35, 0.2])
-
 
 Played = tuple[np.ndarray, float]
 
@@ -126,17 +122,6 @@ def apart(made: np.ndarray, right: np.ndarray) -> float:
 
 
 # The mixture.
-
-
-def posterior_mean(xp: Any, x: Any, sigma: Any) -> Any:
-    """Returns E[x0 | x0 + σε = x] of the mixture, [b, 2], in numpy or JAX."""
-    variance = xp.asarray(STDS, dtype=x.dtype) ** 2 + sigma**2
-    away = x[:, None] - xp.asarray(MEANS, dtype=x.dtype)  # [b, 3, 2]
-    log_share = xp.log(xp.asarray(WEIGHTS, dtype=x.dtype)) - 0.5 * (away**2).sum(-1) / variance - xp.log(variance)
-    share = xp.exp(log_share - log_share.max(1, keepdims=True))
-    share = share / share.sum(1, keepdims=True)
-    gain = xp.asarray(STDS, dtype=x.dtype) ** 2 / variance
-    return (share[..., None] * (xp.asarray(MEANS, dtype=x.dtype) + gain[:, None] * away)).sum(1)
 
 
 def flow(x: np.ndarray, high: float = 80.0, low: float = 1e-6) -> np.ndarray:
