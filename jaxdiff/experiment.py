@@ -148,7 +148,8 @@ def model(config: ConfigDict, example: dict[str, jax.ShapeDtypeStruct]) -> Model
     noise = _part(config.process, process, "log_alpha")
     kind = _part(config.parameterization, parameterization, "coefficients")
     classes = _classes(config)
-    null = {"label": np.int32(classes)} if classes else None
+    without = classes and getattr(network, "null_class", True)  # OpenAI's ADM has no "no class"
+    null = {"label": np.int32(classes)} if without else None
     loss = build(config.objective, objective, network, noise, kind, null=null)
     prepare = build(config.prepare, pixels)
     seen = jax.eval_shape(prepare, example, jax.random.key(0), None)

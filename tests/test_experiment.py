@@ -123,6 +123,19 @@ def test_the_unconditional_is_one_index_past_the_classes():
     assert made.null["label"] == 10 and made.objective.null is made.null and made.shape == (8, 8, 1)
 
 
+def test_a_network_without_a_null_class_refuses_what_needs_one():
+    adm = ("network", "{'name': 'ADM', 'layout': 'openai', 'channels': 32, 'mults': (1,), 'blocks': 1, "
+                      "'attention': (), 'num_classes': 10}")
+    example = experiment.loader(tiny(), experiment.meshed(tiny())).example
+    with pytest.raises(ValueError, match="drop=0.1 needs a condition to drop"):
+        experiment.model(tiny(adm), example)
+    config = tiny(adm, ("objective.drop", "0.0"), ("guidance.classifier_free.scale", "2.0"))
+    made = experiment.model(config, example)
+    assert made.classes == 10 and made.null is None
+    with pytest.raises(ValueError, match="guidance scale 2.0: this model has no condition to be guided by"):
+        experiment.generation(config, made)
+
+
 def test_labels_go_through_the_classes_in_turn():
     config = tiny()
     made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
