@@ -31,6 +31,12 @@ class Bound:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.part(*self.given, *args, **{**dict(self.options), **kwargs})
 
+    def missing(self) -> list[str]:
+        """Returns the names of what is required and not filled in."""
+        parameters = list(inspect.signature(self.part).parameters.values())[len(self.given):]
+        filled = {name for name, _ in self.options}
+        return [p.name for p in parameters if p.default is p.empty and p.name not in filled]
+
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options)
         return f"{self.part.__name__}({options})"

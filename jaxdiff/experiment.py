@@ -21,6 +21,7 @@ from jaxdiff import (
 from jaxdiff import build as building
 from jaxdiff.build import nearest
 from jaxdiff.data import pixels
+from jaxdiff.layers import attention
 from jaxdiff.protocols import Array, Cond, LearnedProcess, Objective
 
 __all__ = [
@@ -144,7 +145,7 @@ def model(config: ConfigDict, example: dict[str, jax.ShapeDtypeStruct]) -> Model
       ValueError: an unknown part or option, or parts that do not fit one another.
     """
     _check_scalars(config)
-    network = build(config.network, networks)
+    network = _with_kernel(build(config.network, networks))
     noise = _part(config.process, process, "log_alpha")
     kind = _part(config.parameterization, parameterization, "coefficients")
     classes = _classes(config)
@@ -168,10 +169,19 @@ def build(spec: Any, home: Any, *given: Any, **named: Any) -> Any:
 
 def _part(spec: ConfigDict, home: Any, attribute: str) -> Any:
     part = build(spec, home)
+    if isinstance(part, building.Bound):
+        raise ValueError(f"{spec['name']!r} still needs {', '.join(map(repr, part.missing()))}")
     if not hasattr(part, attribute):
         slot = home.__name__.rpartition(".")[2]
         raise ValueError(f"{spec['name']!r} is not a {slot}: it has no {attribute!r}")
     return part
+
+
+def _with_kernel(network: Any) -> Any:
+    """The network with the attention kernel that this machine has; see `layers.attention.choose`."""
+    if not hasattr(network, "kernel"):
+        return network
+    return network.clone(kernel=attention.choose(network.kernel, platform=jax.default_backend(), dtype=network.dtype))
 
 
 def _classes(config: ConfigDict) -> int:
@@ -225,8 +235,9 @@ def generation(config: ConfigDict, made: Model, learned: Any = None) -> Generati
     for option in ("num", "batch"):
         if config.sample[option] < 1:
             raise ValueError(f"sampling needs a {option} of at least 1, got {config.sample[option]}")
-    return Generation(build(config.sampler, samplers), grid, chain, scale, config.sample.batch,
-                      _evaluations(chain, made), _precision(config.sample.precision))
+    sampler = build(config.sampler, samplers)
+    return Generation(sampler, grid, chain, scale, config.sample.batch, _evaluations(chain, sampler, grid, made),
+                      _precision(config.sample.precision))
 
 
 def _precision(given: str) -> str:
@@ -260,23 +271,26 @@ def _chain(config: ConfigDict, grid: times.Times, made: Model) -> tuple[tuple[tu
     return tuple(chain), scales[0] if scales else 1.0
 
 
-def _evaluations(chain: tuple[tuple[str, Callable], ...], made: Model) -> int:
-    """How often the network is evaluated in a call of the guided denoiser, counted."""
+def _evaluations(chain: tuple[tuple[str, Callable], ...], sampler: Callable, grid: times.Times, made: Model) -> int:
+    """How often the network is evaluated in a call of the guided denoiser, counted.
+
+    The sampler is traced as well, for its errors: an option that it refuses is found now, not after training.
+    """
     rows = []
 
     def counted(x: Array, t: Array, cond: Cond) -> Array:
         rows.append(x.shape[0])
         return x
 
-    def call(x: Array, t: Array, cond: Cond) -> Array:
-        guided = denoiser.from_function(counted, made.process)
-        for _, transform in chain:
-            guided = transform(guided)
-        return guided(x, t, cond)
-
-    seen = jax.eval_shape(made.prepare, made.example, jax.random.key(0), None)
-    jax.eval_shape(call, seen["x0"], jax.ShapeDtypeStruct((), "float32"), seen["cond"])
-    return sum(rows) // seen["x0"].shape[0]
+    guided = denoiser.from_function(counted, made.process)
+    for _, transform in chain:
+        guided = transform(guided)
+    key = jax.random.key(0)
+    seen = jax.eval_shape(made.prepare, made.example, key, None)
+    jax.eval_shape(guided, seen["x0"], jax.ShapeDtypeStruct((), "float32"), seen["cond"])
+    evaluations = sum(rows) // seen["x0"].shape[0]
+    jax.eval_shape(lambda x, cond: sampler(guided, x, grid, key, cond=cond), seen["x0"], seen["cond"])
+    return evaluations
 
 
 def scoring(config: ConfigDict) -> Scoring:

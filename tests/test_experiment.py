@@ -124,8 +124,9 @@ def test_the_unconditional_is_one_index_past_the_classes():
 
 
 def test_a_network_without_a_null_class_refuses_what_needs_one():
-    adm = ("network", "{'name': 'ADM', 'layout': 'openai', 'channels': 32, 'mults': (1,), 'blocks': 1, "
-                      "'attention': (), 'num_classes': 10}")
+    part = {"name": "ADM", "layout": "openai", "channels": 32, "mults": (1,), "blocks": 1, "attention": (),
+            "num_classes": 10}
+    adm = ("network", repr(part))
     example = experiment.loader(tiny(), experiment.meshed(tiny())).example
     with pytest.raises(ValueError, match="drop=0.1 needs a condition to drop"):
         experiment.model(tiny(adm), example)
@@ -134,6 +135,36 @@ def test_a_network_without_a_null_class_refuses_what_needs_one():
     assert made.classes == 10 and made.null is None
     with pytest.raises(ValueError, match="guidance scale 2.0: this model has no condition to be guided by"):
         experiment.generation(config, made)
+
+
+def test_a_kernel_of_another_platform_becomes_xla_with_one_line(caplog):
+    config = tiny(("network", "{'name': 'DiT', 'size': 'S', 'depth': 1, 'kernel': 'splash', 'num_classes': 10}"))
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    assert made.objective.network.kernel == "xla"
+    assert [line for line in caplog.messages if "kernel" in line] == [
+        "attention kernel splash is for tpu, not cpu: using xla"]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (("sampler", "{'name': 'unipc', 'order': 5}"), "unipc has orders 1, 2 and 3, got 5"),
+    (("sampler", "{'name': 'restart', 'intervals': ((0.1, 900.0, 2, 1),)}"), "low < high <= 80"),
+])
+def test_what_a_sampler_refuses_is_found_before_training(change, words):
+    config = tiny(change)
+    made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
+    with pytest.raises(ValueError, match=words):
+        experiment.generation(config, made)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (("process", "{'name': 'Shift'}"), "'Shift' still needs 'process'"),
+    (("process", "{'name': 'LearnedGamma'}"), "LearnedGamma has parameters of its own.*use 'vlb'"),
+])
+def test_a_process_that_lacks_something_says_what(change, words):
+    config = tiny(change)
+    example = experiment.loader(config, experiment.meshed(config)).example
+    with pytest.raises(ValueError, match=words):
+        experiment.model(config, example)
 
 
 def test_labels_go_through_the_classes_in_turn():

@@ -20,7 +20,7 @@ from jaxdiff import process as processes
 from jaxdiff.objective import levels as level_choices
 from jaxdiff.objective import weighting as weightings
 from jaxdiff.protocols import (
-    Array, Batch, Cond, Context, Key, Metrics, Network, Parameterization, Params, Process,
+    Array, Batch, Cond, Context, Key, LearnedProcess, Metrics, Network, Parameterization, Params, Process,
 )
 
 __all__ = ["Denoising", "denoising"]
@@ -107,11 +107,15 @@ def denoising(network: Network, process: Process, parameterization: Parameteriza
       importance: divide by the density of log-SNR of the levels drawn.
 
     Raises:
-      ValueError: a prediction type without x0 at this process's noise end; drop outside [0, 1], or without `null`;
-        importance for levels whose t does not follow u smoothly, as where `t_of_logsnr` is a bisection.
+      ValueError: a learned process without parameters; a prediction type without x0 at this process's noise end;
+        drop outside [0, 1], or without `null`; importance for levels whose t does not
+        follow u smoothly.
 
     Source: Ho et al. 2020 (eq. 14), Karras et al. 2022 (eq. 8); dropping, Ho & Salimans 2022 (algorithm 1).
     """
+    if isinstance(process, LearnedProcess) and not jax.tree.leaves(process):
+        raise ValueError(f"{type(process).__name__} has parameters of its own, which this objective does not train; "
+                         "use 'vlb', or process.bind(params) to keep them as they are")
     denoisers.check(parameterization, process)
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must lie in [0, 1], got {drop}")
