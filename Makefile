@@ -10,10 +10,11 @@ PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo "$$python" && break; done)
 ARGS ?=
+WORKERS ?= 2
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile | expand -t 18
-	@echo "  PYTHON=... chooses the Python, ARGS='-k floors' goes to pytest"
+	@echo "  PYTHON=... chooses the Python, ARGS='-k floors' goes to pytest, WORKERS=1 runs file by file"
 
 demo: .venv/.installed ## train, sample and evaluate on real digits
 	.venv/bin/jaxdiff train --config=configs/digits.py --workdir=runs/digits
@@ -23,7 +24,7 @@ demo: .venv/.installed ## train, sample and evaluate on real digits
 
 test: .venv/.installed-dev ## lint and the full suite, on the CPU
 	.venv/bin/ruff check --output-format=concise .
-	JAX_PLATFORMS=cpu .venv/bin/pytest --cov --cov-report=term $(ARGS)
+	JAX_PLATFORMS=cpu .venv/bin/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
 	@echo "line coverage: $$(.venv/bin/coverage report --format=total) %"
 
 ifeq ($(value PYTHON312),none)
