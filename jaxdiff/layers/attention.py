@@ -69,6 +69,7 @@ class CrossAttention(nn.Module):
     Attributes:
       heads: their number; must divide the channels.
       q_init, kv_init, out_init, out_bias_init: initializers.
+      kernel: `xla`, `splash` or `cudnn`, a key of `KERNELS`.
       dtype: what the projections compute in.
     """
 
@@ -77,6 +78,7 @@ class CrossAttention(nn.Module):
     kv_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     out_init: nn.initializers.Initializer = nn.initializers.zeros
     out_bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -92,7 +94,7 @@ class CrossAttention(nn.Module):
         kv = nn.DenseGeneral((2, self.heads, dim), use_bias=False, dtype=self.dtype, kernel_init=self.kv_init,
                              name="kv")(context)
         q, kv = batched(q), batched(kv)  # [b, n, heads, d], [b, m, 2, heads, d]
-        y = xla(q, kv[..., 0, :, :], kv[..., 1, :, :], mask)
+        y = KERNELS[self.kernel].attend(q, kv[..., 0, :, :], kv[..., 1, :, :], mask)
         return batched(nn.DenseGeneral(channels, axis=(-2, -1), dtype=self.dtype, kernel_init=self.out_init,
                                        bias_init=self.out_bias_init, name="out")(y))
 

@@ -14,6 +14,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": nn.gelu,
     "silu": nn.silu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -28,7 +29,7 @@ def feed_forward(x: Array, hidden: int, kind: str = "gelu_tanh", *,
     Args:
       x: [b, n, c].
       hidden: width between the layers (of a and of b).
-      kind: `gelu`, `gelu_tanh` (its approximation), `silu` or `swiglu`.
+      kind: `gelu`, `gelu_tanh` (its approximation), `quick_gelu` (x σ(1.702 x), CLIP's), `silu` or `swiglu`.
       init: of both kernels.
       dtype: what the layers compute in.
 

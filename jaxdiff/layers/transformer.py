@@ -77,6 +77,8 @@ class AdaLNBlock(nn.Module):
 class TransformerBlock(nn.Module):
     """`x += attention(norm0(x))`, then `x += mlp1(φ(mlp0(norm1(x))))`.
 
+    With `post_norm` it is `x = norm0(x + attention(x))`, then `x = norm1(x + mlp1(φ(mlp0(x))))`.
+
     Attributes:
       heads: of the attention.
       hidden: width inside the feed-forward part.
@@ -86,8 +88,9 @@ class TransformerBlock(nn.Module):
       kernel_init: of all kernels.
       kernel: of the attention.
       dtype: what the projections compute in.
+      post_norm: normalize after each residual, not before its branch.
 
-    Source: Dosovitskiy et al. 2021 (ViT), eq. 2 and 3.
+    Source: Dosovitskiy et al. 2021 (ViT), eq. 2 and 3; with `post_norm`, Vaswani et al. 2017.
     """
 
     heads: int
@@ -98,6 +101,7 @@ class TransformerBlock(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     kernel: str = "xla"
     dtype: str = "float32"
+    post_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> tuple[Array, None]:
@@ -105,6 +109,8 @@ class TransformerBlock(nn.Module):
         x = batched(x)
         attention = SelfAttention(self.heads, qkv_init=self.kernel_init, out_init=self.kernel_init,
                                   use_bias=self.use_bias, kernel=self.kernel, dtype=self.dtype, name="attention")
-        x = x + attention(LayerNorm(eps=self.eps, name="norm0")(x), mask)
-        h = LayerNorm(eps=self.eps, name="norm1")(x)
-        return x + feed_forward(h, self.hidden, self.mlp, init=self.kernel_init, dtype=self.dtype), None
+        norm0, norm1 = LayerNorm(eps=self.eps, name="norm0"), LayerNorm(eps=self.eps, name="norm1")
+        x = norm0(x + attention(x, mask)) if self.post_norm else x + attention(norm0(x), mask)
+        h = feed_forward(x if self.post_norm else norm1(x), self.hidden, self.mlp, init=self.kernel_init,
+                         dtype=self.dtype)
+        return norm1(x + h) if self.post_norm else x + h, None

@@ -21,7 +21,7 @@ from jaxdiff.protocols import Array, Cond
 
 __all__ = ["ADM"]
 
-CHOICES = {"layout": ("edm", "openai"), "dtype": layers.DTYPES}
+CHOICES = {"layout": ("edm", "openai"), "kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES}
 
 
 class ADMBlock(nn.Module):
@@ -33,6 +33,7 @@ class ADMBlock(nn.Module):
       heads: of the attention, or 0 for as many as have `head_channels` channels.
       head_channels: see `heads`.
       dropout: rate before the second convolution, in [0, 1).
+      kernel: of the attention.
       dtype: what the convolutions compute in.
     """
 
@@ -41,6 +42,7 @@ class ADMBlock(nn.Module):
     heads: int = 0
     head_channels: int = 64
     dropout: float = 0.0
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -69,7 +71,7 @@ class ADMBlock(nn.Module):
         b, h, w, c = x.shape
         init = layers.fan_in_uniform(c)
         attn = layers.SelfAttention(heads=self.heads or max(c // self.head_channels, 1), qkv_init=init, bias_init=init,
-                                    dtype=self.dtype, name="attn")
+                                    kernel=self.kernel, dtype=self.dtype, name="attn")
         tokens = self._norm("norm2")(x).reshape(b, h * w, c)
         return attn(tokens).reshape(b, h, w, c) + x
 
@@ -90,6 +92,7 @@ class ADM(nn.Module):
       out_channels: those of the input if None.
       learned_variance: keep another `out_channels` rows, of the variance.
       layout: `edm` or `openai`; see above.
+      kernel: of the attention, `xla`, `splash` or `cudnn`.
       dtype: what convolutions and attention compute in, `float32` or `bfloat16` (or `float64`); parameters, norms,
         embeddings, softmax, the last convolution and the output are float32 in both.
 
@@ -111,6 +114,7 @@ class ADM(nn.Module):
     out_channels: int | None = None
     learned_variance: bool = False
     layout: str = "edm"
+    kernel: str = "xla"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -168,7 +172,7 @@ class ADM(nn.Module):
 
     def _block(self, block: levels.Block) -> ADMBlock:
         return ADMBlock(block, min_channels=self._min_channels, heads=self.heads, head_channels=self.head_channels,
-                        dropout=self.dropout, dtype=self.dtype, name=block.name)
+                        dropout=self.dropout, kernel=self.kernel, dtype=self.dtype, name=block.name)
 
     def _embed(self, c_noise: Array, cond: Cond) -> Array:
         """Returns the embedding [b, 4 channels] of noise level, augmentation and class."""

@@ -35,6 +35,7 @@ class EDM2Block(nn.Module):
       balances: shares t of the residual branch and of the attention.
       clip: activations lie in [-clip, clip].
       dropout: rate before the second convolution, in [0, 1).
+      kernel: of the attention.
       dtype: what the convolutions compute in.
     """
 
@@ -43,6 +44,7 @@ class EDM2Block(nn.Module):
     balances: tuple[float, float] = (0.3, 0.3)
     clip: float = 256.0
     dropout: float = 0.0
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -75,7 +77,7 @@ class EDM2Block(nn.Module):
         tokens = x.reshape(b, h * w, c)
         qkv = layers.MPDense((3, heads, c // heads), dtype=self.dtype, name="attn_qkv")(tokens)
         qkv = layers.normalize(qkv)  # [b, h*w, 3, heads, c/heads]
-        y = layers.attention.xla(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :])
+        y = layers.attention.KERNELS[self.kernel].attend(*(qkv[..., i, :, :] for i in range(3)))
         return layers.MPDense((c,), inputs=2, dtype=self.dtype, name="attn_proj")(y).reshape(b, h, w, c)
 
 
@@ -94,6 +96,7 @@ class EDM2(nn.Module):
       label_balance, concat_balance: shares t of the class in the embedding and of the encoder in the decoder.
       clip: activations lie in [-clip, clip].
       out_channels: those of the input if None.
+      kernel: of the attention, `xla`, `splash` or `cudnn`.
       dtype: what convolutions and attention compute in, `float32` or `bfloat16` (or `float64`); parameters and their
         normalization, embeddings, statistics, softmax, the last convolution and the output are float32 in both.
 
@@ -115,10 +118,11 @@ class EDM2(nn.Module):
     concat_balance: float = 0.5
     clip: float = 256.0
     out_channels: int | None = None
+    kernel: str = "xla"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        choices.check(self, {"dtype": layers.DTYPES})
+        choices.check(self, {"kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES})
         super().__post_init__()
 
     @nn.compact
@@ -156,7 +160,7 @@ class EDM2(nn.Module):
 
     def _block(self, block: levels.Block) -> EDM2Block:
         return EDM2Block(block, head_channels=self.head_channels, balances=self.balances, clip=self.clip,
-                         dropout=self.dropout, dtype=self.dtype, name=block.name)
+                         dropout=self.dropout, kernel=self.kernel, dtype=self.dtype, name=block.name)
 
     def _embed(self, c_noise: Array, cond: Cond) -> Array:
         """Returns the embedding [b, channels max(mults)] of noise level and class."""

@@ -33,6 +33,7 @@ CHOICES = {
     "noise_embedding": ("positional", "fourier"),
     "encoder": ("standard", "skip", "residual"),
     "decoder": ("standard", "skip"),
+    "kernel": tuple(layers.attention.KERNELS),
     "dtype": layers.DTYPES,
 }
 
@@ -44,12 +45,14 @@ class UNetBlock(nn.Module):
       plan: what to build.
       dropout: rate before the second convolution, in [0, 1).
       taps: the filter of resampling.
+      kernel: of the attention.
       dtype: what the convolutions compute in.
     """
 
     plan: levels.Block
     dropout: float = 0.0
     taps: tuple[float, ...] = (1, 1)
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -78,8 +81,8 @@ class UNetBlock(nn.Module):
     def _attend(self, x: Array) -> Array:
         b, h, w, c = x.shape
         tokens = layers.GroupNorm(name="norm2")(x).reshape(b, h * w, c)
-        attn = layers.SelfAttention(heads=1, qkv_init=xavier(math.sqrt(0.2)), out_init=SMALL, dtype=self.dtype,
-                                    name="attn")
+        attn = layers.SelfAttention(heads=1, qkv_init=xavier(math.sqrt(0.2)), out_init=SMALL, kernel=self.kernel,
+                                    dtype=self.dtype, name="attn")
         return (attn(tokens).reshape(b, h, w, c) + x) * HALF
 
 
@@ -101,6 +104,7 @@ class SongUNet(nn.Module):
         `residual` goes on with the sum.
       decoder: `standard`, or `skip`, the output as a sum of images over all sizes.
       taps: the filter of resampling.
+      kernel: of the attention, `xla`, `splash` or `cudnn`.
       dtype: what convolutions and attention compute in, `float32` or `bfloat16` (or `float64`); parameters, norms,
         embeddings, softmax, the last convolution and the output are float32 in both.
 
@@ -123,6 +127,7 @@ class SongUNet(nn.Module):
     encoder: str = "standard"
     decoder: str = "standard"
     taps: tuple[float, ...] = (1, 1)
+    kernel: str = "xla"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -171,7 +176,8 @@ class SongUNet(nn.Module):
         return out
 
     def _block(self, block: levels.Block) -> UNetBlock:
-        return UNetBlock(block, dropout=self.dropout, taps=self.taps, dtype=self.dtype, name=block.name)
+        return UNetBlock(block, dropout=self.dropout, taps=self.taps, kernel=self.kernel, dtype=self.dtype,
+                         name=block.name)
 
     def _conv(self, x: Array, channels: int, size: int, name: str, beyond: int = 0) -> Array:
         """Convolves, `beyond` pixels further over the border than it must for the size to stay."""

@@ -28,10 +28,12 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       heads: of both attentions.
+      kernel: of both.
       dtype: what projections and layers compute in.
     """
 
     heads: int
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -40,10 +42,11 @@ class TransformerBlock(nn.Module):
         c = x.shape[-1]
         init = layers.fan_in_uniform(c)
         attn = layers.SelfAttention(self.heads, qkv_init=init, out_init=init, use_bias=False, out_bias_init=init,
-                                    dtype=self.dtype, name="self")
+                                    kernel=self.kernel, dtype=self.dtype, name="self")
         x = x + attn(layers.LayerNorm(eps=1e-5, name="norm0")(x))
         cross = layers.CrossAttention(self.heads, q_init=init, kv_init=layers.fan_in_uniform(text.shape[-1]),
-                                      out_init=init, out_bias_init=init, dtype=self.dtype, name="cross")
+                                      out_init=init, out_bias_init=init, kernel=self.kernel, dtype=self.dtype,
+                                      name="cross")
         x = x + cross(layers.LayerNorm(eps=1e-5, name="norm1")(x), text, mask)
         h = layers.uniform_dense(layers.LayerNorm(eps=1e-5, name="norm2")(x), 8 * c, "mlp0", dtype=self.dtype)
         value, gate = jnp.split(layers.batched(h), 2, -1)
@@ -56,11 +59,13 @@ class SpatialTransformer(nn.Module):
     Attributes:
       heads: of the attentions.
       depth: number of blocks.
+      kernel: of the attentions.
       dtype: what projections and layers compute in.
     """
 
     heads: int
     depth: int = 1
+    kernel: str = "xla"
     dtype: str = "float32"
 
     @nn.compact
@@ -70,7 +75,8 @@ class SpatialTransformer(nn.Module):
         y = layers.GroupNorm(min_channels=1, name="norm")(x).reshape(b, h * w, c)
         y = layers.uniform_dense(y, c, "in", dtype=self.dtype)
         for i in range(self.depth):
-            y = TransformerBlock(self.heads, dtype=self.dtype, name=f"block{i}")(layers.batched(y), text, mask)
+            block = TransformerBlock(self.heads, kernel=self.kernel, dtype=self.dtype, name=f"block{i}")
+            y = block(layers.batched(y), text, mask)
         y = layers.uniform_dense(y, c, "out", dtype=self.dtype, zero=True)
         return x + layers.batched(y).reshape(b, h, w, c)
 
@@ -116,6 +122,7 @@ class StableUNet(nn.Module):
       head_channels: see `heads`.
       dropout: rate in [0, 1), in training only.
       out_channels: those of the input if None.
+      kernel: of the attention, `xla`, `splash` or `cudnn`.
       dtype: what convolutions and attention compute in, `float32` or `bfloat16` (or `float64`); parameters, norms,
         embeddings, softmax, the last convolution and the output are float32 in both.
 
@@ -134,10 +141,11 @@ class StableUNet(nn.Module):
     head_channels: int = 64
     dropout: float = 0.0
     out_channels: int | None = None
+    kernel: str = "xla"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        choices.check(self, {"dtype": layers.DTYPES})
+        choices.check(self, {"kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES})
         if len(self.transformers) != len(self.mults):
             raise ValueError("transformers and mults of StableUNet have a number for each level, got "
                              f"{self.transformers} and {self.mults}")
@@ -190,7 +198,9 @@ class StableUNet(nn.Module):
         if not depth:
             return h
         heads = self.heads or max(block.channels // self.head_channels, 1)
-        return SpatialTransformer(heads, depth=depth, dtype=self.dtype, name=f"{name}_transformer")(h, text, mask)
+        transformer = SpatialTransformer(heads, depth=depth, kernel=self.kernel, dtype=self.dtype,
+                                         name=f"{name}_transformer")
+        return transformer(h, text, mask)
 
     def _embed(self, c_noise: Array) -> Array:
         """Returns the embedding [b, 4 channels] of the noise level."""

@@ -54,7 +54,7 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 sys.meta_path.insert(0, StandIn())
 
-import peer_names  # noqa: E402
+import shown  # noqa: E402
 import torch  # noqa: E402
 from azula.plugins.adm._src.unet import UNetModel  # noqa: E402
 from diffusers import UNet2DConditionModel  # noqa: E402
@@ -66,11 +66,11 @@ NCSN = dict(embedding_type="fourier", channel_mult_noise=2, resample_filter=[1, 
 
 
 def inputs(channels=3, batch=2, size=8, tokens=0):
-    made = {"x": peer_names.drawn("x", (batch, channels * size * size)).reshape(batch, channels, size, size) * 12}
+    made = {"x": shown.drawn("x", (batch, channels * size * size)).reshape(batch, channels, size, size) * 12}
     made["c_noise"] = np.array([-0.7, 0.4], np.float32)
-    made["augment"] = 3 * peer_names.drawn("augment", (batch, 9))
+    made["augment"] = 3 * shown.drawn("augment", (batch, 9))
     if tokens:
-        made["text"] = 4 * peer_names.drawn("text", (batch, tokens, 16))
+        made["text"] = 4 * shown.drawn("text", (batch, tokens, 16))
     return {name: torch.tensor(value) for name, value in made.items()}
 
 
@@ -121,7 +121,7 @@ def freeze(name, make, run, options):
         if key == "map_noise.freqs" and type(module.map_noise).__name__ == "PositionalEmbedding":
             continue
         peer[key] = [list(value.shape), float(value.double().std(correction=0))]
-        state[key] = torch.tensor(peer_names.drawn(key, tuple(value.shape)))
+        state[key] = torch.tensor(shown.drawn(key, tuple(value.shape)))
     module.load_state_dict(state)
     given, exact = inputs(**options), name != "adm_openai"  # azula casts to float32 inside
     with torch.no_grad():

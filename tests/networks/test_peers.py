@@ -11,24 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import peer_names
+from networks.shown import drawn
 
-from jaxdiff import networks
-from jaxdiff.networks import levels
+from jaxdiff import convert, networks
+from jaxdiff.convert import guided, snapshots, stable, transforms
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "networks_unets.npz")
 SONG = dict(channels=16, mults=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 NCSN = dict(SONG, noise_embedding="fourier", taps=(1, 3, 3, 1))
 ADM = dict(SONG, channels=64, num_classes=3)
-PLAN = levels.plan(8, 64, (1, 2), 1, (4,), everywhere=True)
+OPENAI = networks.ADM(**ADM, layout="openai", learned_variance=True)
 CASES = {  # the network, its table of names, what it is shown
-    "ddpmpp": (networks.SongUNet(**SONG, num_classes=3, augment=9), peer_names.song(8), ("augment", "null")),
-    "ncsnpp": (networks.SongUNet(**NCSN, encoder="residual"), peer_names.song(8), ()),
-    "skip": (networks.SongUNet(**NCSN, encoder="skip", decoder="skip"), peer_names.song(8), ()),
-    "adm_edm": (networks.ADM(**ADM, augment=9), peer_names.EDM_BLOCK, ("augment", "null")),
-    "adm_openai": (networks.ADM(**ADM, layout="openai", learned_variance=True), peer_names.openai(*PLAN), ("label",)),
+    "ddpmpp": (networks.SongUNet(**SONG, num_classes=3, augment=9), snapshots.song_rules(8), ("augment", "null")),
+    "ncsnpp": (networks.SongUNet(**NCSN, encoder="residual"), snapshots.song_rules(8), ()),
+    "skip": (networks.SongUNet(**NCSN, encoder="skip", decoder="skip"), snapshots.song_rules(8), ()),
+    "adm_edm": (networks.ADM(**ADM, augment=9), snapshots.dhariwal_rules(), ("augment", "null")),
+    "adm_openai": (OPENAI, guided.adm_rules(OPENAI, 8), ("label",)),
     "stable": (networks.StableUNet(channels=32, mults=(1, 2), blocks=1, transformers=(1, 0), heads=4),
-               peer_names.stable(2), ("text",)),
+               stable.diffusers_unet_rules(2), ("text",)),
 }
 FAST = {"xla_backend_optimization_level": 0}  # compiles in a fraction of the time
 PARITY = {"float32": 5e-5, "float64": 2e-6}
@@ -38,15 +38,15 @@ ZERO = "conv1|transformer/out|out_conv"  # the paper's choice; diffusers, which 
 def inputs(case, shown):
     """What the peer was shown: of no class and of class 1 (EDM), or of 1 and 2 at timesteps (OpenAI)."""
     channels = GOLDEN[f"{case}/out"].shape[-1] if case == "stable" else 3
-    x = 12 * peer_names.drawn("x", (2, channels * 64)).reshape(2, channels, 8, 8).transpose(0, 2, 3, 1)
+    x = 12 * drawn("x", (2, channels * 64)).reshape(2, channels, 8, 8).transpose(0, 2, 3, 1)
     c_noise = np.array([-0.7, 0.4], np.float32)
     cond = {}
     if {"null", "label"} & set(shown):
         cond["label"] = np.array([3, 1] if "null" in shown else [1, 2], np.int32)
     if "augment" in shown:
-        cond["augment"] = 3 * peer_names.drawn("augment", (2, 9))
+        cond["augment"] = 3 * drawn("augment", (2, 9))
     if "text" in shown:
-        cond["text"] = 4 * peer_names.drawn("text", (2, 5, 16))
+        cond["text"] = 4 * drawn("text", (2, 5, 16))
         cond["mask"] = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
     return x, 100 * abs(c_noise) if {"label", "text"} & set(shown) else c_noise, cond
 
@@ -72,9 +72,9 @@ def peer(case):
 
 
 def params_of(case, network, rules, given):
-    shapes = {path: leaf.shape for path, leaf in flat(jax.eval_shape(network.init, jax.random.key(0), *given)).items()}
-    source = {name: peer_names.drawn(name, tuple(shape)) for name, (shape, _) in peer(case).items()}
-    return peer_names.converted(source, rules, shapes)
+    shapes = convert.shapes(jax.eval_shape(network.init, jax.random.key(0), *given))
+    source = {name: drawn(name, tuple(shape)) for name, (shape, _) in peer(case).items()}
+    return convert.convert(source, rules, shapes)
 
 
 @pytest.mark.parametrize(("case", "dtype"), [
@@ -103,7 +103,7 @@ def test_every_kind_of_leaf_starts_as_large_as_the_peers(case):
     kinds = {(re.sub("^(enc|dec)_[^/]*/", "", path), shape): path for path, shape in like.items()}
     draw = lambda key: {path: leaf for path, leaf in flat(network.init(key, *given)).items() if path in kinds.values()}
     source = {name: np.full(shape, std, np.float32) for name, (shape, std) in peer(case).items()}
-    wanted = peer_names.converted(source, rules, like)
+    wanted = convert.convert(source, rules, like)
     for path, leaf in jax.device_get(jax.jit(draw, compiler_options=FAST)(jax.random.key(1))).items():
         ours, theirs = float(leaf.std()), float(wanted[path].flat[0])
         if theirs == 0 or (case == "stable" and re.search(ZERO, path)):
@@ -113,12 +113,13 @@ def test_every_kind_of_leaf_starts_as_large_as_the_peers(case):
 
 
 @pytest.mark.parametrize(("transform", "axes"), [
-    (peer_names.heads, (0, 1, 2)), (peer_names.interleaved, (1, 2, 0)), (peer_names.legacy, (1, 0, 2))])
+    (transforms.heads, (0, 1, 2)), (transforms.interleaved, (1, 2, 0)), (transforms.legacy, (1, 0, 2))])
 def test_packed_rows_find_their_part_their_head_and_their_place(transform, axes):
     """Three orders of rows: OpenAI's new one, EDM's, and OpenAI's old one, of ADM at 128 to 512 pixels."""
     rows = np.arange(3 * 2 * 4).reshape(3, 2, 4)  # of q, k and v, each of two heads
     inputs = 100 * np.arange(5)
     peers = rows.transpose(axes).reshape(-1)
-    np.testing.assert_array_equal(transform(peers, (3, 2, 4)), rows)
+    of_bias = transforms.flat if transform is transforms.heads else transform
+    np.testing.assert_array_equal(of_bias.there(peers, (3, 2, 4)), rows)
     want = inputs[:, None, None, None] + rows
-    np.testing.assert_array_equal(transform((peers[:, None] + inputs)[..., None, None], (5, 3, 2, 4)), want)
+    np.testing.assert_array_equal(transform.there((peers[:, None] + inputs)[..., None, None], (5, 3, 2, 4)), want)

@@ -11,30 +11,33 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from networks import transformer_names as names
+from networks import shown
 
-from jaxdiff import flops
+from jaxdiff import convert, flops, objective, parameterization, process, train
+from jaxdiff.convert import joint, transformers
 from jaxdiff.networks import dit, jit, mmdit, uvit
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "networks_transformers.npz")
 KEY = jax.random.key(0, impl="rbg")  # quicker to compile
 SMALL = dict(width=32, heads=2, depth=3)
 CASES = {  # network, its table of names, its images [size, size, channels]
-    "dit": (dit.DiT(**SMALL, num_classes=5, learned_variance=True), names.DIT, (8, 8, 4)),
-    "jit": (jit.JiT(**SMALL, patch=4, num_classes=5, bottleneck=8, start=1, class_tokens=3), names.JIT, (16, 16, 3)),
-    "mmdit": (mmdit.MMDiT(**SMALL, qk_norm=True, grid=7, base=4), names.MMDIT, (8, 8, 4)),
-    "uvit": (uvit.UViT(**dict(SMALL, depth=5), num_classes=5), names.UVIT, (8, 8, 4)),
+    "dit": (dit.DiT(**SMALL, num_classes=5, learned_variance=True), transformers.diffusers_dit_rules(2), (8, 8, 4)),
+    "jit": (jit.JiT(**SMALL, patch=4, num_classes=5, bottleneck=8, start=1, class_tokens=3),
+            transformers.jit_rules(4, 1), (16, 16, 3)),
+    "mmdit": (mmdit.MMDiT(**SMALL, qk_norm=True, grid=7, base=4), joint.mmdit_rules(2, 3), (8, 8, 4)),
+    "uvit": (uvit.UViT(**dict(SMALL, depth=5), num_classes=5), joint.uvit_rules(2), (8, 8, 4)),
 }
 
 
 def inputs(case, batch=2):
     size, _, channels = CASES[case][2]
-    x = jnp.asarray(names.image(channels, size).transpose(0, 2, 3, 1))[:batch]
-    c_noise = jnp.asarray(names.TIMES[case], jnp.float32)[:batch]
+    x = jnp.asarray(shown.patched(channels, size).transpose(0, 2, 3, 1))[:batch]
+    c_noise = jnp.asarray(shown.TIMES[case], jnp.float32)[:batch]
     if case != "mmdit":
-        return x, c_noise, {"label": jnp.asarray(names.LABELS)[:batch]}
-    text, pooled = names.text()
+        return x, c_noise, {"label": jnp.asarray(shown.LABELS)[:batch]}
+    text, pooled = shown.text()
     return x, c_noise, {"text": jnp.asarray(text)[:batch], "pooled": jnp.asarray(pooled)[:batch]}
 
 
@@ -47,10 +50,9 @@ def params_of(case):
     """The peer's weights in our tree."""
     network, rules, _ = CASES[case]
     like = jax.eval_shape(network.init, jax.random.key(0), *inputs(case))
-    shapes = {path: leaf.shape for path, leaf in paths(like).items()}
     peer = json.loads(str(GOLDEN[f"{case}/peer"]))
-    source = {name: names.drawn(name, tuple(shape)) for name, (shape, _) in peer.items()}
-    made = names.converted(source, rules, shapes)
+    source = {name: shown.drawn(name, tuple(shape)) for name, (shape, _) in peer.items()}
+    made = convert.convert(source, rules, convert.shapes(like))
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(made[path]) for path in paths(like)])
 
 
@@ -82,7 +84,9 @@ def test_every_leaf_starts_at_its_size(case):
         want = {path: papers_std(path, leaf.shape) for path, leaf in params.items()}
     else:
         peer = json.loads(str(GOLDEN[f"{case}/peer"]))
-        want = {names.found(name, rules)[0]: std for name, (_, std) in peer.items()}
+        source = {name: np.full(shape, std) for name, (shape, std) in peer.items()}
+        shapes = {path: leaf.shape for path, leaf in params.items()}
+        want = {path: value.flat[0] for path, value in convert.convert(source, rules, shapes).items()}
     assert set(want) == set(params)
     for path, leaf in params.items():
         assert leaf.dtype == jnp.float32
@@ -222,16 +226,16 @@ def test_bfloat16_is_inside_alone(case):
 
 
 def test_the_lowered_train_step_does_not_grow_with_depth():
-    """DiT-XL/2's step, loss, gradient and SGD, as text that XLA is given."""
+    """DiT-XL/2's step as it trains, loss, gradient, AdamW and average, as the text that XLA is given."""
+    batch = {"x0": jax.ShapeDtypeStruct((2, 32, 32, 4), "float32"), "cond": {"label": jax.ShapeDtypeStruct((2,), int)}}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
     def size(depth):
         network = dit.DiT(size="XL", depth=depth, num_classes=1000, remat="dots", dtype="bfloat16")
-        params, x, c_noise, cond = shapes(network, 32, 4)
-
-        def step(params, x):
-            loss = lambda params: ((network.apply(params, x, c_noise, cond) - x) ** 2).mean()
-            return jax.tree.map(lambda p, g: p - 1e-4 * g, params, jax.grad(loss)(params))
-
-        return len(jax.jit(step).lower(params, x).as_text())
+        loss = objective.denoising(network, process.Discrete(), parameterization.eps())
+        optimizer = optax.adamw(1e-4)
+        state = train.shapes(loss, optimizer, batch)
+        return len(jax.jit(train.make_step(loss, optimizer)).lower(state, batch, key).as_text())
 
     shallow, deep = size(4), size(28)
     assert abs(deep - shallow) < 0.02 * shallow
