@@ -144,7 +144,7 @@ def save(store: Store, state: State, step: int, metrics: Mapping[str, float] | N
     failed(store)
     if step in store.manager.all_steps():
         return False
-    trees = items(state)
+    trees = {item: tree for item, tree in items(state).items() if jax.tree.leaves(tree)}
     arrays = {}
     for item, tree in trees.items():
         sums = checksums(tree)

@@ -25,7 +25,7 @@ from jaxdiff.layers import attention
 from jaxdiff.protocols import Array, Cond, LearnedProcess, Objective
 
 __all__ = [
-    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "from_json", "generation", "labels_of", "loader",
+    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "conditions_of", "from_json", "generation", "loader",
     "meshed", "model", "scoring",
 ]
 
@@ -145,15 +145,15 @@ def model(config: ConfigDict, example: dict[str, jax.ShapeDtypeStruct]) -> Model
       ValueError: an unknown part or option, or parts that do not fit one another.
     """
     _check_scalars(config)
-    network = _with_kernel(build(config.network, networks))
+    network = build(config.network, networks)
     noise = _part(config.process, process, "log_alpha")
     kind = _part(config.parameterization, parameterization, "coefficients")
     classes = _classes(config)
-    without = classes and getattr(network, "null_class", True)  # OpenAI's ADM has no "no class"
-    null = {"label": np.int32(classes)} if without else None
-    loss = build(config.objective, objective, network, noise, kind, null=null)
     prepare = build(config.prepare, pixels)
     seen = jax.eval_shape(prepare, example, jax.random.key(0), None)
+    null = _null(network, seen["cond"], classes)
+    network = _with_kernel(network, config.objective, seen["cond"])
+    loss = build(config.objective, objective, network, noise, kind, null=null)
     known = noise.bind(noise.init(jax.random.key(0))) if isinstance(noise, LearnedProcess) else noise
     made = Model(loss, _optimizer(config), prepare, known, tuple(config.ema), config.accumulate,
                  tuple(tuple(rule) for rule in config.mesh.rules), example, tuple(seen["x0"].shape[1:]), classes, null)
@@ -177,11 +177,23 @@ def _part(spec: ConfigDict, home: Any, attribute: str) -> Any:
     return part
 
 
-def _with_kernel(network: Any) -> Any:
-    """The network with the attention kernel that this machine has; see `layers.attention.choose`."""
+def _null(network: Any, cond: Cond, classes: int) -> Cond:
+    """What stands for no condition: class `classes`, and of all else zeros, a mask's False among them."""
+    if not cond or ("label" in cond and not (classes and getattr(network, "null_class", True))):
+        return None  # OpenAI's ADM has no "no class"
+    null = {name: np.zeros(leaf.shape[1:], leaf.dtype) for name, leaf in cond.items()}
+    return null | ({"label": np.int32(classes)} if "label" in cond else {})
+
+
+def _with_kernel(network: Any, loss: ConfigDict, cond: Cond) -> Any:
+    """The network with the attention kernel that this machine has and this objective can use."""
     if not hasattr(network, "kernel"):
         return network
-    return network.clone(kernel=attention.choose(network.kernel, platform=jax.default_backend(), dtype=network.dtype))
+    chosen = attention.choose(
+        network.kernel, platform=jax.default_backend(), dtype=network.dtype,
+        mask="keys" if cond and "mask" in cond else "none",
+        jvp=getattr(building.resolve(loss.name, objective), "jvp", False))
+    return network.clone(kernel=chosen)
 
 
 def _classes(config: ConfigDict) -> int:
@@ -192,9 +204,9 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     chosen = build(config.optimizer, optax)
     if not isinstance(chosen, optax.GradientTransformation):
         raise ValueError(f"optimizer {config.optimizer.name!r} still needs an option, such as 'learning_rate'")
-    if config.clip_norm is None:
-        return chosen
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), chosen)
+    links = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    last = [train.project(config.project)] if "project" in config else []  # EDM2's forced weight normalization
+    return train.held(optax.chain(*links, chosen, *last) if links or last else chosen)
 
 
 def _positive(config: ConfigDict, *names: str) -> None:
@@ -330,18 +342,29 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
-def labels_of(labels: tuple[int, ...], made: Model) -> Callable[[Array], Cond] | None:
-    """Returns `indices -> cond` that goes through `labels` in turn (all classes where there are none given).
+def conditions_of(labels: tuple[int, ...], made: Model,
+                  given: Mapping[str, np.ndarray] | None = None) -> Callable[[Array], Cond] | None:
+    """Returns `indices -> cond`: what is given in turn, all classes where no label is, and else what stands for none.
+
+    Args:
+      labels: classes to go through.
+      made: the model.
+      given: key of its condition -> rows to go through, such as texts.
 
     Raises:
-      ValueError: a label out of range, or of a model without classes.
+      ValueError: a label out of range, or a condition that the model has not, or of another shape.
     """
     if labels and not made.classes:
         raise ValueError(f"--label={labels[0]}: this model was trained without classes")
     for label in labels:
         if not 0 <= label < made.classes:
             raise ValueError(f"--label={label} is out of range: this model has classes 0 to {made.classes - 1}")
-    if not made.classes:
-        return None
-    turn = np.asarray(labels or range(made.classes), np.int32)
-    return lambda indices: {"label": turn[np.asarray(indices) % len(turn)]}
+    rows = {name: value[None] for name, value in (made.null or {}).items() if name != "label"}
+    for name, value in (given or {}).items():
+        if name not in rows or value.shape[1:] != rows[name].shape[1:]:
+            known = ", ".join(f"{key} {list(row.shape[1:])}" for key, row in rows.items()) or "nothing but classes"
+            raise ValueError(f"condition {name!r} of shape {list(value.shape[1:])}: this model reads {known}")
+        rows[name] = value.astype(rows[name].dtype)
+    if made.classes:
+        rows["label"] = np.asarray(labels or range(made.classes), np.int32)
+    return (lambda indices: {name: row[np.asarray(indices) % len(row)] for name, row in rows.items()}) if rows else None

@@ -16,6 +16,8 @@ from jaxdiff.build import nearest
 
 __all__ = ["main", "run"]
 
+BRING_EXAMPLE = "jaxdiff convert edm-cifar10-32x32-cond-vp.pkl --layout=edm --workdir=runs/edm_cifar10"
+BACK_EXAMPLE = "jaxdiff export --workdir=runs/dit --layout=dit --out=dit.safetensors"
 TRAIN_EXAMPLE = "jaxdiff train --config=configs/digits.py --workdir=runs/digits --config.seed=1"
 
 
@@ -53,10 +55,26 @@ def _parser() -> _Parser:
         made.add_argument("--seed", type=int)
         if name == "sample":
             made.add_argument("--label", type=_labels, default=(), metavar="K[,K...]", help="classes, in turn")
+            made.add_argument("--conditions", type=Path, metavar="FILE.npz", help="other conditions, such as text "
+                              "[n, m, d] and mask [n, m], in turn; default: none")
             made.add_argument("--out", type=Path, metavar="DIR", help="where samples.png and samples.npz go; "
                               "default: the run's folder")
+    _border(verb)
     verb("report", "Draw the loss curve and print the results of a run.", "jaxdiff report --workdir=runs/digits")
     return parser
+
+
+def _border(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    bring = verb("convert", "Make a run's folder of weights from elsewhere.", BRING_EXAMPLE)
+    bring.add_argument("source", type=Path, help=".pkl, .pt, .pth, .ckpt, .safetensors, or a folder of diffusers")
+    bring.add_argument("--layout", required=True, metavar="NAME", help="adm, dit, edm, edm2, jit, mmdit, sit, unet, "
+                       "uvit or vae")
+    bring.add_argument("--resolution", type=int, metavar="N", help="of images or latents, where the file says nothing")
+    bring.add_argument("--sha256", metavar="HEX", help="what the file must hash to; it is recorded in any case")
+    back = verb("export", "Write a run's weights in the layout of another codebase.", BACK_EXAMPLE)
+    back.add_argument("--layout", required=True, metavar="NAME", help="dit, diffusers_dit, vae or diffusers_vae")
+    back.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    back.add_argument("--ema", metavar="NAME", help="an average of the run; default: its first")
 
 
 def _labels(text: str) -> tuple[int, ...]:
@@ -128,7 +146,8 @@ def _sample(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
 
     with _users():
         config = verbs.changed(args.workdir, _flags(args, "sample"), pairs)
-        drawing = verbs.ready(args.workdir, config, step=args.checkpoint, labels=args.label)
+        drawing = verbs.ready(args.workdir, config, step=args.checkpoint, labels=args.label,
+                              conditions=args.conditions)
     return verbs.sample(args.out or args.workdir, drawing)
 
 
@@ -137,7 +156,7 @@ def _evaluate(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int
 
     with _users():
         config = verbs.changed(args.workdir, _flags(args, "evaluate"), pairs)
-        drawing = verbs.ready(args.workdir, config, step=args.checkpoint)
+        drawing = verbs.ready(args.workdir, config, step=args.checkpoint, judged=True)
         scoring = experiment.scoring(config)
     return verbs.evaluate(args.workdir, drawing, scoring)
 
@@ -151,6 +170,25 @@ def _report(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
         return verbs.report(args.workdir)
 
 
+def _convert(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    with _users():
+        from jaxdiff import transfer
+
+        print(transfer.bring(args.source, args.layout, args.workdir, resolution=args.resolution, sha256=args.sha256,
+                             pairs=pairs))
+    return 0
+
+
+def _export(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    with _users():
+        from jaxdiff import transfer
+
+        if pairs:
+            raise ValueError(f"export takes no config, got --config.{pairs[0][0]}")
+        print(transfer.export(args.workdir, args.layout, args.out, ema=args.ema))
+    return 0
+
+
 def _flags(args: argparse.Namespace, slot: str) -> list[tuple[str, Any]]:
     """Returns a command's flags as what they change in the config."""
     sampler = None if args.sampler is None else {"name": args.sampler}
@@ -159,5 +197,6 @@ def _flags(args: argparse.Namespace, slot: str) -> list[tuple[str, Any]]:
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace, Sequence[tuple[str, str]]], int]] = {
-    "train": _train, "sample": _sample, "evaluate": _evaluate, "report": _report,
+    "train": _train, "sample": _sample, "evaluate": _evaluate, "report": _report, "convert": _convert,
+    "export": _export,
 }

@@ -25,7 +25,7 @@ PRECISIONS = ("default", "high", "highest")
 
 def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, shape: tuple[int, ...],
            indices: Sequence[int], batch: int = 256, cond_of: Callable | None = None,
-           then: Callable | None = None, mesh: Any = None,
+           then: Callable | None = None, given: tuple = (), mesh: Any = None,
            precision: str = "default") -> Iterator[tuple[np.ndarray, Any, float]]:
     """Yields the samples of `indices`, batch by batch.
 
@@ -39,7 +39,8 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
       indices: which samples, any non-negative integers.
       batch: samples a call; the last call is padded to it and cut.
       cond_of: `indices [batch] -> Cond`, numpy or JAX arrays.
-      then: `x [batch, ...] -> pytree`, inside the same `jit`: quantise, decode, extract features.
+      then: `(x [batch, ...], *given) -> pytree`, inside the same `jit`: quantise, decode, extract features.
+      given: pytrees of arrays for `then`, such as a decoder's parameters.
       mesh: a mesh `(data, fsdp, tensor)` to split batches over.
       precision: of matrix products, one of `PRECISIONS`; "default" is the device's own, which on a TPU and on recent
         GPUs has 3 digits.  Times, schedules and the sampler's arithmetic are float32 whatever it is.
@@ -67,11 +68,11 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
         part = wanted[start:start + batch]
         padded = np.concatenate([part, np.full(batch - len(part), part[-1])]).astype(np.uint32)
         cond = None if cond_of is None else jax.tree.map(jnp.asarray, dict(cond_of(padded)))
-        given = (jnp.asarray(padded), cond)
+        rows = (jnp.asarray(padded), cond)
         if lies is not None:
-            given = jax.device_put(given, lies)
+            rows = jax.device_put(rows, lies)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            out = _draw(denoiser, key, *given, times, sampler, shape, then, precision)
+            out = _draw(denoiser, key, *rows, given, times, sampler, shape, then, precision)
         pending.append((part, out))
         if len(pending) > AHEAD:
             yield _fetched(*pending.popleft())
@@ -80,14 +81,14 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
 
 
 @partial(jax.jit, static_argnames=("sampler", "shape", "then", "precision"))
-def _draw(denoiser: Denoiser, key: Key, indices: jax.Array, cond: Any, times: Times, sampler: Callable,
+def _draw(denoiser: Denoiser, key: Key, indices: jax.Array, cond: Any, given: tuple, times: Times, sampler: Callable,
           shape: tuple[int, ...], then: Callable | None, precision: str) -> tuple[Any, Any]:
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)  # [b, 2]
     noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys[:, 0])
     x = processes.prior_scale(denoiser.process, np.float64(times.t[0])) * noise
     with jax.default_matmul_precision(precision):
         x, aux = sampler(denoiser, x.astype(jnp.float32), times, keys[:, 1], cond=cond)
-    return (x if then is None else then(x)), aux["nfe"]
+    return (x if then is None else then(x, *given)), aux["nfe"]
 
 
 def _threefry(key: Key) -> Key:

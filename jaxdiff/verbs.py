@@ -17,7 +17,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxdiff import checkpoint, experiment, hooks, loop, overrides
+from jaxdiff import checkpoint, experiment, hooks, loop, overrides, transfer
 from jaxdiff import evaluate as evaluation
 from jaxdiff import mesh as meshes
 from jaxdiff import report as reports
@@ -57,6 +57,8 @@ class Drawing:
     checkpoint: int
     ema: str
     cond_of: Callable | None
+    then: Callable | None  # latents to images, or images to bytes
+    given: tuple  # parameters of the decoder
 
 
 def prepare(workdir: Path, config: ConfigDict) -> Run:
@@ -108,7 +110,7 @@ def train(run: Run) -> int:
     """Trains to the end, saving and telling on the way; returns the exit status."""
     config, workdir = run.config, run.workdir
     steps, keys = -(-config.train_images // config.batch), Keys.of(config.seed)
-    count = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    count = training.count(run.state.params)
     about = workdirs.environment(jax.devices()[0], jax.device_count())
     workdirs.write(workdir, "run.json", {
         **about, "parameters": count, "config": experiment.as_json(config), "fingerprint": run.loader.fingerprint,
@@ -158,17 +160,23 @@ def _hooks(run: Run, writers: Sequence[Any], steps: int) -> list:
 
 def _painter(run: Run) -> Callable[[training.State], np.ndarray]:
     """Returns what draws 64 samples of the first average, whose denoiser is an argument: one compile for all."""
-    cond_of = experiment.labels_of((), run.model)
+    cond_of = experiment.conditions_of((), run.model)
     batch = -(-64 // run.mesh.size) * run.mesh.size
+    then, given = _decoder(run.config, run.model)
 
     def draw(state: training.State) -> np.ndarray:
         plain = run.model.objective.denoiser(state.ema[run.model.ema[0]], state.frozen)
         return sampling.generate(run.generation.guided(plain), run.generation.sampler, run.generation.times,
                                  Keys.of(run.config.seed).pictures, num=64, shape=run.model.shape, batch=batch,
-                                 cond_of=cond_of, then=pixels.to_uint8, mesh=run.mesh,
+                                 cond_of=cond_of, then=then or _preview, given=given, mesh=run.mesh,
                                  precision=run.generation.precision)
 
     return draw
+
+
+def _preview(x: Any) -> Any:
+    """Returns latents [b, h, w, c] as bytes: the first three channels (or one), three deviations to either end."""
+    return pixels.to_uint8(x[..., :3 if x.shape[-1] > 2 else 1] / 3)
 
 
 def changed(workdir: Path, flags: Sequence[tuple[str, Any]], pairs: Sequence[tuple[str, str]]) -> ConfigDict:
@@ -178,26 +186,33 @@ def changed(workdir: Path, flags: Sequence[tuple[str, Any]], pairs: Sequence[tup
       ValueError: no run there, an unknown key, or one that is the run's own.
     """
     config = experiment.from_json(workdirs.read(workdir, "config.json"))
+    free = (*experiment.FREE, "data") if config.data.name == "unseen" else experiment.FREE
     for key, _ in pairs:
-        if key.partition(".")[0] not in experiment.FREE:
+        if key.partition(".")[0] not in free:
             raise ValueError(f"--config.{key}: that is what was trained, and sampling cannot change it")
     given = [(key, repr(value)) for key, value in flags if value is not None]
     return overrides.apply(config, [*given, *pairs])
 
 
-def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels: tuple[int, ...] = ()) -> Drawing:
-    """Restores one average of a checkpoint, alone.
+def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels: tuple[int, ...] = (),
+          conditions: Path | None = None, judged: bool = False) -> Drawing:
+    """Restores one average of a checkpoint, alone, and the autoencoder that decodes its latents.
 
     Raises:
-      ValueError: no such checkpoint, average or label, or a damaged checkpoint.
+      ValueError: no such checkpoint, average, label or condition, or a damaged checkpoint; latents that are to be
+        judged as images.
     """
     _hush()
-    about = workdirs.read(workdir, "run.json")["example"]
-    example = {name: jax.ShapeDtypeStruct((config.batch, *shape), np.dtype(dtype)) for name, (shape, dtype)
-               in about.items()}
+    if config.network.name == "Autoencoder":
+        raise ValueError(f"{workdir} holds an autoencoder, which draws nothing; a model of its latents decodes with "
+                         f"it: --config.sample.autoencoder={workdir}")
+    example = transfer.examples(workdir, config)
     model = experiment.model(config, example)
     generation = experiment.generation(config, model)
-    cond_of = experiment.labels_of(labels, model)
+    cond_of = experiment.conditions_of(labels, model, None if conditions is None else _arrays(conditions))
+    then, given = _decoder(config, model)
+    if judged and then is None and len(model.shape) == 3:
+        raise ValueError("latents are judged as images: name an autoencoder, --config.sample.autoencoder=FOLDER")
     name = config.sample.ema if config.sample.ema is not None else model.ema[0]
     if name not in model.ema:
         raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, model.ema)}")
@@ -209,7 +224,27 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
     if jax.tree.leaves(plain.process):
         generation = experiment.generation(config, model, plain.process)
     denoiser = generation.guided(plain)
-    return Drawing(config, mesh, model, generation, denoiser, number, name, cond_of)
+    return Drawing(config, mesh, model, generation, denoiser, number, name, cond_of, then, given)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--conditions={path}: an .npz of arrays, such as text [n, m, d], should be there ({error})"
+                         ) from error
+
+
+def _decoder(config: ConfigDict, model: experiment.Model) -> tuple[Callable | None, tuple]:
+    """Returns what makes bytes of samples, and its arrays; None of vectors, and of latents without an autoencoder."""
+    if isinstance(model.prepare, pixels.Latents):
+        path = config.sample.autoencoder if "autoencoder" in config.sample else None
+        if path is None:
+            return None, ()
+        then, params = transfer.autoencoder(Path(path), model.prepare, model.shape[-1])
+        return then, (params,)
+    return (pixels.to_uint8 if len(model.shape) == 3 else None), ()
 
 
 def _gone(store: checkpoint.Store) -> NoReturn:
@@ -217,14 +252,13 @@ def _gone(store: checkpoint.Store) -> NoReturn:
 
 
 def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, float]:
-    """Returns images [num, h, w, c] uint8 (vectors come as float32) and the NFE, with a bar on a terminal."""
+    """Returns images [num, h, w, c] uint8 (vectors and latents as float32) and the NFE, with a bar on a terminal."""
     parts = drawing.mesh.size
     batch = -(-min(drawing.generation.batch, num) // parts) * parts
-    image = len(drawing.model.shape) == 3
     made: list = []
     stream = sampling.stream(drawing.denoiser, drawing.generation.sampler, drawing.generation.times,
                              Keys.of(seed).samples, shape=drawing.model.shape, indices=range(num), batch=batch,
-                             cond_of=drawing.cond_of, then=pixels.to_uint8 if image else None, mesh=drawing.mesh,
+                             cond_of=drawing.cond_of, then=drawing.then, given=drawing.given, mesh=drawing.mesh,
                              precision=drawing.generation.precision)
     with hooks.tqdm(total=num, unit="img", disable=not sys.stderr.isatty()) as bar:
         for part, *results in stream:
@@ -240,13 +274,16 @@ def sample(folder: Path, drawing: Drawing) -> int:
     images, nfe = _drawn(drawing, num, seed)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"samples": images}
-    if drawing.cond_of is not None:
+    if drawing.cond_of is not None and drawing.model.classes:
         arrays["labels"] = drawing.cond_of(np.arange(num))["label"]
     np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
     paths = [folder / "samples.npz"]
-    if images.dtype == np.uint8:
-        hooks.draw_png(hooks.tile(images), folder / "samples.png")
+    if images.ndim == 4:
+        shown = images if images.dtype == np.uint8 else _preview(images)
+        hooks.draw_png(hooks.tile(shown), folder / "samples.png")
         paths.insert(0, folder / "samples.png")
+    if isinstance(drawing.model.prepare, pixels.Latents) and drawing.then is None:
+        print("these are latents; --config.sample.autoencoder=FOLDER, a converted or trained one, decodes them")
     print(f"{num} samples of step {drawing.checkpoint} ({drawing.ema}, {nfe} evaluations each): "
           f"{', '.join(map(str, paths))}")
     return 0
@@ -271,7 +308,7 @@ def evaluate(workdir: Path, drawing: Drawing, scoring: experiment.Scoring) -> in
         if scoring.held_out is not None:
             result |= evaluation.yardsticks(reference, scoring.held_out[:n], extract, seed=scoring.seed)
         row["frechet"][name] = result
-    if scoring.classifier is not None and drawing.cond_of is not None:
+    if scoring.classifier is not None and drawing.cond_of is not None and drawing.model.classes:
         labels = drawing.cond_of(np.arange(scoring.num))["label"]
         row |= evaluation.requested_accuracy(images, labels, scoring.classifier.classify)
     path = workdir / "eval" / "results.jsonl"

@@ -170,8 +170,8 @@ def test_a_process_that_lacks_something_says_what(change, words):
 def test_labels_go_through_the_classes_in_turn():
     config = tiny()
     made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
-    np.testing.assert_array_equal(experiment.labels_of((), made)(np.arange(12))["label"], [*range(10), 0, 1])
-    np.testing.assert_array_equal(experiment.labels_of((7, 2), made)(np.arange(3))["label"], [7, 2, 7])
+    np.testing.assert_array_equal(experiment.conditions_of((), made)(np.arange(12))["label"], [*range(10), 0, 1])
+    np.testing.assert_array_equal(experiment.conditions_of((7, 2), made)(np.arange(3))["label"], [7, 2, 7])
 
 
 def test_building_twice_gives_equal_samplers_that_share_a_trace():

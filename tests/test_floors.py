@@ -27,7 +27,7 @@ FLOORS = {
     3: "objective guidance samplers likelihood inverse train adapt convert",
     4: "checkpoint loop hooks sample plan report workdir",
     5: "evaluate audit explain",
-    6: "experiment overrides",
+    6: "experiment overrides | transfer",
     7: "verbs | main studio",
 }
 FLOOR = {

@@ -19,7 +19,7 @@ each_type = pytest.mark.parametrize("kind", PARAMETERIZATIONS.values(), ids=PARA
 
 
 def test_lists_are_complete():
-    other = {"Linear", "determinant", "solve"}
+    other = {"Linear", "determinant", "solve", "log_sigma", "timestep"}
     assert set(PARAMETERIZATIONS) == set(parameterization.__all__) - other
 
 
@@ -193,3 +193,46 @@ def test_equal_types_are_equal():
     assert hash(parameterization.v()) == hash(parameterization.v())
     assert parameterization.edm() != parameterization.edm(sigma_data=1.0)
     assert parameterization.eps() != parameterization.score()
+
+
+# What networks trained elsewhere are shown.
+
+
+@pytest.mark.parametrize("of", [process.Discrete(), process.Discrete("cosine"), process.Discrete("scaled_linear")])
+def test_a_timestep_counts_the_levels_of_a_table(of):
+    kind = parameterization.eps(noise=parameterization.timestep(of))
+    n = np.array([0, 1, 499, 998])
+    levels = process.logsnr(of, (n + 1) / 1000)
+    clear = abs(levels) < 20
+    np.testing.assert_allclose(kind.c_noise(levels)[clear], n[clear], atol=1e-8)
+
+
+def test_a_timestep_is_that_of_the_process_trained_with():
+    """Sampling by EDM's process, the network is still shown when VP is as noisy."""
+    vp, edm = process.VP(), process.EDM()
+    kind = parameterization.eps(noise=parameterization.timestep(vp, scale=1.0, offset=0.0))
+    logsnr = process.logsnr(edm, np.array([0.001, 0.02, 0.5]))
+    np.testing.assert_allclose(process.logsnr(vp, kind.c_noise(logsnr)), logsnr, rtol=1e-9)
+
+
+def test_a_clock_may_be_turned_round():
+    """SiT's is 1 at the data: it is shown 1 - t, and its velocity is minus ours."""
+    flow = process.RectifiedFlow()
+    kind = parameterization.velocity(raw=True, rising=True,
+                                     noise=parameterization.timestep(flow, scale=-1.0, offset=1.0))
+    t = np.array([0.1, 0.6])
+    np.testing.assert_allclose(kind.c_noise(process.logsnr(flow, t)), 1 - t)
+    ours = parameterization.velocity().coefficients(1 - t, t, -np.ones(2), np.ones(2))
+    np.testing.assert_array_equal(kind.coefficients(1 - t, t, -np.ones(2), np.ones(2)), -np.array(ours))
+    np.testing.assert_array_equal(kind.c_in(1 - t, t), 1)
+
+
+def test_log_sigma_is_scaled_and_moved():
+    kind = parameterization.eps(noise=parameterization.log_sigma(scale=1.0, offset=-np.log(2.0)))
+    np.testing.assert_allclose(kind.c_noise(-2 * np.log(np.array([0.02, 50.0]))), np.log([0.01, 25.0]))
+    np.testing.assert_array_equal(parameterization.eps().c_noise(np.array([8.0])), [-1.0])
+
+
+def test_a_timestep_needs_a_process_that_tells_its_time():
+    with pytest.raises(ValueError, match="a process that tells its own time, got LearnedGamma"):
+        parameterization.timestep(process.LearnedGamma())

@@ -1,5 +1,6 @@
 """Sources that need no download: the 8x8 digits of scikit-learn, a mixture in the plane, mock images."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +80,8 @@ def mixture(*, n: int = 8192, seed: int = 0) -> dict[str, np.ndarray]:
     return {"x0": x0.astype(np.float32)}
 
 
-def mock(*, shape: tuple, classes: int = 0, num: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
+def mock(*, shape: tuple, classes: int = 0, num: int = 64, seed: int = 0, moments: bool = False,
+         conditions: Mapping[str, tuple] | None = None) -> dict[str, np.ndarray]:
     """Returns random images of any shape, with which a config is tried where its data are not.
 
     Args:
@@ -87,6 +89,8 @@ def mock(*, shape: tuple, classes: int = 0, num: int = 64, seed: int = 0) -> dic
       classes: labels go through 0 .. classes - 1 in turn; 0 for no labels.
       num: of images, >= 1.
       seed: of the pixels.
+      moments: latents in place of images: `{"moments": float16 [num, height, width, 2 channels]}`.
+      conditions: shapes of further columns by name, normal float32; "mask" is True throughout.
 
     Returns:
       `{"image": uint8 [num, *shape], "label": int32 [num]}`.
@@ -96,5 +100,15 @@ def mock(*, shape: tuple, classes: int = 0, num: int = 64, seed: int = 0) -> dic
     """
     if len(shape) != 3 or min(shape) < 1 or num < 1:
         raise ValueError(f"mock needs a shape (height, width, channels) and num >= 1, got {shape} and {num}")
-    image = np.random.RandomState(seed).randint(0, 256, (num, *shape)).astype(np.uint8)
-    return {"image": image} | ({"label": np.arange(num, dtype=np.int32) % classes} if classes else {})
+    rng = np.random.RandomState(seed)
+    made: dict[str, np.ndarray] = {}
+    if moments:
+        mean = rng.randn(num, *shape)
+        made["moments"] = np.concatenate([mean, np.full_like(mean, 0.1)], -1).astype(np.float16)
+    else:
+        made["image"] = rng.randint(0, 256, (num, *shape)).astype(np.uint8)
+    if classes:
+        made["label"] = np.arange(num, dtype=np.int32) % classes
+    for name, extent in (conditions or {}).items():
+        made[name] = np.ones((num, *extent), bool) if name == "mask" else rng.randn(num, *extent).astype(np.float32)
+    return made

@@ -1,4 +1,4 @@
-"""From the bytes of images to numbers in [-1, 1], and back.
+"""From the bytes of images to numbers in [-1, 1], and back; from an encoder's moments to latents.
 
 A `prepare(batch, key, frozen=None) -> {"x0", "cond"}` runs on the device inside the step.
 Its randomness comes from the step's key and is drawn for the whole global batch, so that
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxdiff.protocols import Array, Batch, Key, Params
 
-__all__ = ["as_is", "images", "to_float", "to_uint8"]
+__all__ = ["as_is", "images", "latents", "to_float", "to_uint8"]
 
 
 def to_float(image: Array) -> Array:
@@ -67,3 +67,41 @@ def images(*, flip: bool = False, conditions: tuple = ("label",)) -> Images:
       there is nothing to hold.
     """
     return Images(flip, tuple(conditions))
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """See `latents`; equal options make equal parts, which compile once."""
+
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+    conditions: tuple[str, ...] = ("label",)
+
+    def __call__(self, batch: Batch, key: Key, frozen: Params = None) -> dict:
+        del frozen
+        mean, std = jnp.split(jnp.asarray(batch["moments"], jnp.float32), 2, -1)
+        x0 = mean + std * jax.random.normal(key, mean.shape)
+        cond = {name: batch[name] for name in self.conditions if name in batch}
+        return {"x0": (x0 - jnp.asarray(self.shift)) * jnp.asarray(self.scale), "cond": cond or None}
+
+
+def latents(*, scale: float | tuple = 1.0, shift: float | tuple = 0.0, conditions: tuple = ("label",)) -> Latents:
+    """Makes the `prepare` of latents, drawn anew in every step from what an encoder gave once.
+
+    Args:
+      scale: > 0, of one number or one a channel; 0.18215 makes Stable Diffusion's latents of unit variance.
+      shift: subtracted before; one number or one a channel.
+      conditions: what beside the moments becomes the condition, where it is there; () for none.
+
+    Returns:
+      `prepare(batch, key, frozen=None)`, which turns `{"moments": [b, h, w, 2c], ...}`, means and then standard
+      deviations, into `{"x0": (mean + std eps - shift) scale, "cond": {...}}`, x0 float32 [b, h, w, c].
+
+    Raises:
+      ValueError: a scale that is not positive.
+
+    Source: Rombach et al. 2022, appendix G.
+    """
+    if not all(value > 0 for value in (scale if isinstance(scale, tuple) else (scale,))):
+        raise ValueError(f"scale must be > 0, got {scale}")
+    return Latents(scale, shift, tuple(conditions))

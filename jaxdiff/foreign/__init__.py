@@ -6,7 +6,7 @@ Each of them makes an array or an inert record; any other is refused, and nothin
 damaged on its way may still read as numbers, as most single flipped bits do: compare `sha256`.
 """
 
-from jaxdiff.foreign.forms import read, sha256
+from jaxdiff.foreign.forms import read, sha256, write
 from jaxdiff.foreign.pickles import Record, Refused, state_dict
 
-__all__ = ["Record", "Refused", "read", "sha256", "state_dict"]
+__all__ = ["Record", "Refused", "read", "sha256", "state_dict", "write"]

@@ -5,9 +5,11 @@ import io
 import json
 import math
 import mmap
+import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from jaxdiff.foreign import pickles
 from jaxdiff.foreign.pickles import Refused, Storage
 from jaxdiff.protocols import Array
 
-__all__ = ["read", "sha256"]
+__all__ = ["read", "sha256", "write"]
 
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "I64": "i8", "I32": "i4", "I16": "i2",
           "I8": "i1", "U8": "u1", "BOOL": "?"}
@@ -102,3 +104,35 @@ def _tensor(name: str, data: mmap.mmap, body: int, dtype: str, shape: list[int],
     if not fits or not 0 <= start <= end <= len(data) - body:
         raise Refused(f"{name} of shape {shape} lies at bytes {start} to {end} of {len(data) - body}")
     return np.frombuffer(data[body + start:body + end], kind).reshape(shape)
+
+
+def write(file: str | Path, arrays: Mapping[str, Array], about: Mapping[str, str] | None = None) -> None:
+    """Writes name -> array as safetensors, whole or not at all.
+
+    Args:
+      file: its place; the folder is made.
+      arrays: of the dtypes that `read` knows.
+      about: kept in the header, strings to strings.
+
+    Raises:
+      ValueError: an array of another dtype.
+    """
+    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(about or {})}
+    end = 0
+    for name, array in arrays.items():
+        if array.dtype not in names:
+            raise ValueError(f"{name} has the dtype {array.dtype}; it may be {', '.join(DTYPES)}")
+        offsets = [end, end + array.nbytes]
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        end += array.nbytes
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    place = Path(file)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    with open(partial, "wb") as stream:
+        stream.write(len(head).to_bytes(8, "little") + head)
+        for array in arrays.values():
+            stream.write(np.ascontiguousarray(array).tobytes())
+    partial.replace(place)

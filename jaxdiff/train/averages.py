@@ -3,6 +3,7 @@
     decay_0.999     d = .999
     warmup_0.9999   d = min(.9999, (1 + k)/(10 + k)) at update k = 1, 2, ...
     power_0.05      d = (1 - 1/k)^(γ + 1), of relative length .05 (Karras et al. 2024, eq. 1-3)
+    converted       d = 1: weights from elsewhere stay as they came
 
 Written `e + (1 - d)(p - e)`, which keeps constants to the bit, in float32 whatever the network's dtype.
 """
@@ -16,7 +17,9 @@ import numpy as np
 from jaxdiff.build import nearest
 from jaxdiff.protocols import Array, Params
 
-__all__ = ["advance", "decay_of", "power_exponent"]
+__all__ = ["CONVERTED", "advance", "decay_of", "power_exponent"]
+
+CONVERTED = "converted"
 
 
 def decay_of(name: str) -> Callable[[Array], Array]:
@@ -25,6 +28,8 @@ def decay_of(name: str) -> Callable[[Array], Array]:
     Raises:
       ValueError: the name is no recipe, or its number is out of range.
     """
+    if name == CONVERTED:
+        return _decay(1.0)
     kind, _, number = name.partition("_")
     if kind not in _KINDS:
         raise ValueError(f"unknown average {name!r}{nearest(kind, _KINDS)} (such as 'decay_0.999')")

@@ -85,3 +85,51 @@ def test_only_the_conditions_asked_for_are_kept():
     assert set(pixels.images()(batch, key)["cond"]) == {"label"}
     assert set(pixels.images(conditions=("label", "box"))(batch, key)["cond"]) == {"label", "box"}
     assert pixels.images(conditions=())(batch, key)["cond"] is None
+
+
+def moments(count=6, std=0.5):
+    mean = np.random.RandomState(0).randn(count, 4, 4, 3)
+    return {"moments": np.concatenate([mean, np.full_like(mean, std)], -1).astype(np.float16),
+            "label": np.arange(count, dtype=np.int32)}
+
+
+def test_latents_are_scaled_means_without_deviation():
+    given = moments(std=0.0)
+    made = pixels.latents(scale=0.5, shift=(1.0, 2.0, 3.0))(given, jax.random.key(0))
+    assert made["x0"].dtype == jnp.float32 and list(made["cond"]) == ["label"]
+    np.testing.assert_allclose(made["x0"], (given["moments"][..., :3].astype(np.float32) - [1, 2, 3]) * 0.5, atol=1e-6)
+
+
+def test_latents_are_drawn_anew_with_their_deviation():
+    given = moments(4_000)
+    prepare = jax.jit(pixels.latents(scale=(2.0, 1.0, 1.0)))
+    one, other = (prepare(given, jax.random.key(seed))["x0"] for seed in (0, 1))
+    noise = (one - given["moments"][..., :3] * np.array([2, 1, 1])) / np.array([1, 0.5, 0.5])
+    np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.01)  # 4 standard deviations of the mean
+    assert np.abs(np.corrcoef(noise[:, 0, 0].T) - np.eye(3)).max() < 0.07
+    assert (one != other).all((1, 2, 3)).all()
+
+
+def test_latents_give_a_row_the_same_draw_on_any_mesh(run_python):
+    run_python("""
+        import jax, numpy as np
+        from jaxdiff.data import embedded, pixels
+        given = embedded.mock(shape=(4, 4, 2), num=16, moments=True)
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        prepare = jax.jit(pixels.latents())
+        sharded = prepare(jax.device_put(given, rows), jax.random.key(3))["x0"]
+        np.testing.assert_array_equal(sharded, prepare(given, jax.random.key(3))["x0"])
+    """, devices=8)
+
+
+def test_latents_build_and_keep_the_conditions_asked_for():
+    part = {"name": "latents", "scale": 0.18215, "conditions": ["text", "mask"]}
+    assert build(part, pixels) == pixels.latents(scale=0.18215, conditions=("text", "mask"))
+    assert hash(pixels.latents()) == hash(build("latents", pixels))
+    given = moments(2) | {"text": np.zeros((2, 3, 8)), "pooled": np.zeros((2, 8))}
+    assert set(build(part, pixels)(given, jax.random.key(0))["cond"]) == {"text"}
+    assert pixels.latents(conditions=())(given, jax.random.key(0))["cond"] is None
+    for scale in (0.0, (1.0, -1.0)):
+        with pytest.raises(ValueError, match="scale must be > 0, got"):
+            pixels.latents(scale=scale)
