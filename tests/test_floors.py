@@ -27,7 +27,7 @@ FLOORS = {
     3: "objective guidance samplers likelihood inverse train adapt convert",
     4: "checkpoint loop hooks sample plan report workdir",
     5: "evaluate audit explain",
-    6: "experiment overrides | transfer",
+    6: "experiment overrides | transfer latents",
     7: "verbs | main studio",
 }
 FLOOR = {
@@ -248,7 +248,7 @@ RULES = {  # rule -> the files it is for
     is_short: "",
     is_named_for_what_it_holds: "",
     lists_public_names: "(jaxdiff|launch)/",
-    never_gets: r"jaxdiff/(experiment|main)\.py|configs/",
+    never_gets: r"jaxdiff/(experiment/|main\.py)|configs/",
     leaves_linen_to_layers: "jaxdiff/(?!layers/)",
     norms_take_two_passes: "jaxdiff/layers/",
     leaves_nothing_for_later: "",

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from networks.shown import drawn
 
-from jaxdiff import checkpoint, experiment, foreign, main, networks, transfer
+from jaxdiff import checkpoint, experiment, foreign, main, networks
 from jaxdiff import workdir as workdirs
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -46,7 +46,7 @@ def restored(workdir):
     """Returns the network and the parameters of a converted folder."""
     config = experiment.from_json(workdirs.read(workdir, "config.json"))
     network = experiment.build(config.network, networks)
-    model = experiment.model(config, transfer.examples(workdir, config))
+    model = experiment.model(config, experiment.examples(workdir, config))
     shapes = {"ema": {"converted": model.shapes(None).params}}
     _, trees = checkpoint.restore(checkpoint.opened(str(workdir), None), shapes)
     return network, trees["ema"]["converted"], config, model

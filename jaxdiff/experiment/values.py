@@ -1,0 +1,42 @@
+"""A config's values: what may change, its form as JSON, and the parts that it names."""
+
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdiff import build as building
+
+__all__ = ["FREE", "as_json", "build", "from_json", "positive"]
+
+# What may change between two starts of one run: where it computes, how long, how often it tells, and how it is sampled.
+FREE = ("mesh", "train_images", "log_every_steps", "picture_every_steps", "save_every_steps", "keep_checkpoints",
+        "tensorboard", "sampler", "times", "guidance", "sample", "evaluate", "held_out")
+
+
+def build(spec: Any, home: Any, *given: Any, **named: Any) -> Any:
+    """Builds a part of a config; see `jaxdiff.build.build`."""
+    return building.build(spec.to_dict() if isinstance(spec, ConfigDict) else spec, home, *given, **named)
+
+
+def positive(config: ConfigDict, *names: str) -> None:
+    """Raises ValueError where one of these values is below 1."""
+    for name in names:
+        if config[name] < 1:
+            raise ValueError(f"config.{name} must be at least 1, got {config[name]}")
+
+
+def as_json(config: ConfigDict) -> dict:
+    """Returns a config as plain JSON values, with every derived value worked out."""
+    return json.loads(config.to_json())
+
+
+def from_json(values: dict) -> ConfigDict:
+    """Returns the locked config of `as_json`'s values; sequences are tuples again."""
+    return ConfigDict(_tuples(values), convert_dict=True).lock()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
