@@ -53,7 +53,11 @@ def load(spec: str) -> ConfigDict:
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ValueError(f"no config file {name!r} in {Path.cwd()}{nearest(name, beside) if beside else ''}")
-    defined = runpy.run_path(name)
+    try:
+        defined = runpy.run_path(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name} imports {error.name!r}, which is not found from {Path.cwd()}; run the command in the "
+                         "folder above configs/") from error
     if "get_config" not in defined:
         raise ValueError(f"{name} defines no get_config(arg)")
     get_config = defined["get_config"]

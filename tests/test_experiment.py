@@ -8,13 +8,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxdiff import denoiser, experiment, overrides
+from jaxdiff import denoiser, experiment, objective, overrides
 from jaxdiff.main import main
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-DIGITS = str(Path(__file__).parents[1] / "configs" / "digits.py")
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+DIGITS = str(ROOT / "configs" / "digits.py")
 
 
 def tiny(*pairs):
@@ -231,3 +233,31 @@ def test_bfloat16_networks_keep_their_state_in_float32():
     made = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(made.shapes(experiment.meshed(config)))}
     assert kinds <= {np.dtype("float32"), np.dtype("int32")}
+
+
+def test_a_kernel_without_jvp_is_refused_where_the_objective_needs_one(monkeypatch, caplog):
+    part = {"name": "DiT", "width": 16, "depth": 1, "heads": 2, "num_classes": 10, "kernel": "splash"}
+    config = tiny(("network", repr(part)))
+    example = experiment.loader(config, experiment.meshed(config)).example
+    assert experiment.model(config, example).objective.network.kernel == "xla"  # of another platform
+    assert "splash is for tpu, not cpu" in caplog.text
+    monkeypatch.setattr(objective.denoising, "jvp", True, raising=False)
+    with pytest.raises(ValueError, match="'splash' has no JVP, which this objective needs; use xla"):
+        experiment.model(config, example)
+
+
+def test_forced_weight_normalization_is_the_last_link():
+    """EDM2, sec. 2.3: whatever the optimizer did, weights leave it with unit mean square."""
+    config = overrides.load(f"{ROOT / 'configs' / 'edm2.py'}:tiny")
+    optimizer = experiment.model(config, experiment.loader(config, experiment.meshed(config)).example).optimizer
+    params = {"params": {"enc": {"weight": 3 * jnp.ones((4, 5))}, "out_gain": jnp.ones(())}}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(jnp.square(moved["params"]["enc"]["weight"]).mean(0), 1, rtol=1e-3)
+
+
+def test_an_objective_that_needs_a_process_says_so():
+    config = overrides.load(f"{ROOT / 'configs' / 'autoencoder.py'}:tiny")
+    config = overrides.apply(config, [("objective", "{'name': 'denoising'}")])
+    with pytest.raises(ValueError, match="objective 'denoising' still needs 'process', 'parameterization'"):
+        experiment.model(config, experiment.loader(config, experiment.meshed(config)).example)

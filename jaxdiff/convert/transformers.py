@@ -177,6 +177,9 @@ def jit(source: Source) -> Found:
     bottleneck, channels, patch, _ = _shape(weights, "x_embedder.proj1.weight")
     width = _shape(weights, "x_embedder.proj2.weight")[0]
     size = round(_shape(weights, "pos_embed")[1] ** 0.5) * patch
+    if size >= 512:
+        raise ValueError(f"JiT at {size} pixels was trained with noise of standard deviation 2, which no process here "
+                         "has")
     start = next((sizes[-1] for sizes in pixels.SIZES.values() if sizes[0] == width), None)
     network = {
         "name": "JiT", "patch": patch, "width": width, "depth": _depth(weights, "blocks"), "heads": _heads(width),
