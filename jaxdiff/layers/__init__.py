@@ -12,11 +12,11 @@ from jaxdiff.layers.placement import batched
 from jaxdiff.layers.position import LearnedPosition, angles, rotate, sincos
 from jaxdiff.layers.precision import DTYPES, wide
 from jaxdiff.layers.resample import down, up
-from jaxdiff.layers.transformer import NORMS, AdaLNBlock, TransformerBlock, modulate, modulation
+from jaxdiff.layers.transformer import NORMS, AdaLNBlock, TransformerBlock, dropped, modulate, modulation
 from jaxdiff.layers.uniform import fan_in_uniform, uniform_conv, uniform_dense
 
-__all__ = ["ACTIVATIONS", "AdaLNBlock", "angles", "attention", "batched", "CrossAttention", "down", "DTYPES",
-           "fan_in_uniform", "feed_forward", "Fourier", "GroupNorm", "LabelEmbedding", "LayerNorm", "LearnedPosition",
-           "modulate", "modulation", "mp_cat", "mp_silu", "mp_sum", "MPConv", "MPDense", "normalize", "NORMS",
-           "patchify", "positional", "REMAT", "RMSNorm", "rotate", "SelfAttention", "sincos", "stacked",
-           "TransformerBlock", "uniform_conv", "uniform_dense", "unpatchify", "up", "wide"]
+__all__ = ["ACTIVATIONS", "AdaLNBlock", "angles", "attention", "batched", "CrossAttention", "down", "dropped",
+           "DTYPES", "fan_in_uniform", "feed_forward", "Fourier", "GroupNorm", "LabelEmbedding", "LayerNorm",
+           "LearnedPosition", "modulate", "modulation", "mp_cat", "mp_silu", "mp_sum", "MPConv", "MPDense",
+           "normalize", "NORMS", "patchify", "positional", "REMAT", "RMSNorm", "rotate", "SelfAttention", "sincos",
+           "stacked", "TransformerBlock", "uniform_conv", "uniform_dense", "unpatchify", "up", "wide"]

@@ -19,7 +19,8 @@ REMAT = {
 }
 
 
-def stacked(block: Any, depth: int, *, remat: str = "none", each: bool = False, **fields: Any) -> nn.Module:
+def stacked(block: Any, depth: int, *, remat: str = "none", each: bool | tuple[bool, ...] = False,
+            **fields: Any) -> nn.Module:
     """Returns `depth` blocks in a row as one module, parameters stacked on axis 0.
 
     The module maps `(x, *arguments)` to `(x, ys)`, as a block does; `ys` are stacked too.
@@ -28,7 +29,8 @@ def stacked(block: Any, depth: int, *, remat: str = "none", each: bool = False, 
       block: a Linen class.
       depth: at least 1.
       remat: `none`, `full`, `dots` or `all_dots`, a key of `REMAT`.
-      each: the arguments are cut along axis 0, a slice for each block; otherwise every block gets the same.
+      each: the arguments (or those for which it is True) are cut along axis 0, a slice for each block; otherwise
+        every block gets the same.
       **fields: of the block, `name` among them.
 
     Raises:
@@ -44,5 +46,9 @@ def stacked(block: Any, depth: int, *, remat: str = "none", each: bool = False, 
     if remat != "none":
         block = nn.remat(block, policy=REMAT[remat], prevent_cse=False)  # a scan's body is safe without barriers
     scan = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-                   in_axes=0 if each else nn.broadcast, length=depth)
+                   in_axes=tuple(map(_axis, each)) if isinstance(each, tuple) else _axis(each), length=depth)
     return scan(**fields)
+
+
+def _axis(cut: bool) -> Any:
+    return 0 if cut else nn.broadcast

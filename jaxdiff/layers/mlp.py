@@ -20,7 +20,7 @@ XAVIER = nn.initializers.xavier_uniform()
 
 
 def feed_forward(x: Array, hidden: int, kind: str = "gelu_tanh", *,
-                 init: nn.initializers.Initializer = XAVIER,
+                 init: nn.initializers.Initializer = XAVIER, drop: Callable[[Array], Array] = lambda h: h,
                  dtype: str = "float32") -> Array:
     """Returns `mlp1(φ(mlp0(x)))`, or with `swiglu` `mlp1(silu(a) b)` where `[a, b] = mlp0(x)`.
 
@@ -31,6 +31,7 @@ def feed_forward(x: Array, hidden: int, kind: str = "gelu_tanh", *,
       hidden: width between the layers (of a and of b).
       kind: `gelu`, `gelu_tanh` (its approximation), `quick_gelu` (x σ(1.702 x), CLIP's), `silu` or `swiglu`.
       init: of both kernels.
+      drop: what is done to what is between the layers.
       dtype: what the layers compute in.
 
     Returns:
@@ -49,4 +50,4 @@ def feed_forward(x: Array, hidden: int, kind: str = "gelu_tanh", *,
         h = nn.silu(h[..., :hidden]) * h[..., hidden:]
     else:
         h = ACTIVATIONS[kind](batched(layer(hidden, name="mlp0")(x)))
-    return batched(layer(x.shape[-1], name="mlp1")(h))
+    return batched(layer(x.shape[-1], name="mlp1")(drop(h)))

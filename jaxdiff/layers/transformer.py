@@ -5,15 +5,16 @@ statistics, logits, softmax, and all that is made of the embedding are float32.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxdiff.layers.attention import SelfAttention
 from jaxdiff.layers.mlp import feed_forward
 from jaxdiff.layers.norm import LayerNorm, RMSNorm
 from jaxdiff.layers.placement import batched
-from jaxdiff.protocols import Array
+from jaxdiff.protocols import Array, Key
 
-__all__ = ["AdaLNBlock", "NORMS", "TransformerBlock", "modulate", "modulation"]
+__all__ = ["AdaLNBlock", "NORMS", "TransformerBlock", "dropped", "modulate", "modulation"]
 
 NORMS = ("layer", "rms")
 
@@ -32,6 +33,11 @@ def modulation(emb: Array, number: int, width: int) -> list[Array]:
     """
     zeros = nn.initializers.zeros
     return jnp.split(nn.Dense(number * width, kernel_init=zeros, name="modulation")(nn.silu(emb)), number, -1)
+
+
+def dropped(h: Array, rate: Array, key: Key) -> Array:
+    """Returns h with numbers dropped at a rate () in [0, 1) that may differ from block to block of a scan."""
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, h.shape), h / (1 - rate).astype(h.dtype), 0)
 
 
 class AdaLNBlock(nn.Module):
@@ -58,16 +64,26 @@ class AdaLNBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, turns: Array | None = None) -> tuple[Array, None]:
-        """Returns tokens [b, n, c], and None, of x [b, n, c], emb [b, d] float32 and turns [n, c/heads/2] of RoPE."""
+    def __call__(self, x: Array, emb: Array, turns: Array | None = None,
+                 rate: Array | None = None) -> tuple[Array, None]:
+        """Returns tokens [b, n, c], and None.
+
+        Args:
+          x: [b, n, c].
+          emb: [b, d] float32.
+          turns: [n, c/heads/2] of RoPE.
+          rate: of dropout after the attention and inside the feed-forward part, in [0, 1), by the random stream
+            `dropout`; None for none.
+        """
         x = batched(x)
+        drop = lambda h: h if rate is None else dropped(h, rate, self.make_rng("dropout"))
         shift0, scale0, gate0, shift1, scale1, gate1 = modulation(emb, 6, x.shape[-1])
         h = modulate(self._norm("norm0")(x), shift0, scale0)
         h = SelfAttention(self.heads, out_init=nn.initializers.xavier_uniform(), qk_norm=self.qk_norm,
                           kernel=self.kernel, dtype=self.dtype, name="attention")(h, turns=turns)
-        x = x + gate0[:, None].astype(x.dtype) * h
+        x = x + gate0[:, None].astype(x.dtype) * drop(h)
         h = modulate(self._norm("norm1")(x), shift1, scale1)
-        h = feed_forward(h, self.hidden, self.mlp, dtype=self.dtype)
+        h = feed_forward(h, self.hidden, self.mlp, drop=drop, dtype=self.dtype)
         return x + gate1[:, None].astype(x.dtype) * h, None
 
     def _norm(self, name: str) -> nn.Module:

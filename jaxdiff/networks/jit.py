@@ -36,6 +36,7 @@ class JiT(nn.Module):
       start: blocks before the class tokens join.
       class_tokens: their number; 0 without classes.
       num_classes: 0 for no condition; label `num_classes` is "no class", a learned row like the others.
+      dropout: rate in [0, 1), in training only, of the middle half of the blocks (0.2 in the largest).
       kernel, remat, dtype: as in `DiT`.
 
     Raises:
@@ -53,6 +54,7 @@ class JiT(nn.Module):
     start: int | None = None
     class_tokens: int = 32
     num_classes: int = 0
+    dropout: float = 0.0
     kernel: str = "xla"
     remat: str = "none"
     dtype: str = "float32"
@@ -72,12 +74,11 @@ class JiT(nn.Module):
           x: [b, h, w, c], h and w multiples of `patch`.
           c_noise: [b]; published weights want the time, 0 at noise and 1 at data.
           cond: `{"label": [b]}`, integers in [0, num_classes], or None where num_classes is 0.
-          train: changes nothing; every network takes it.
+          train: use dropout, from the random stream `dropout`.
 
         Raises:
           ValueError: images that do not divide into patches; a condition that does not fit `num_classes`.
         """
-        del train
         width, depth, heads, bottleneck, start = self._sizes()
         _, h, w, channels = x.shape
         emb, of_class = tokens.embed(c_noise, label_of(cond, self.num_classes), self.num_classes, width)
@@ -85,13 +86,16 @@ class JiT(nn.Module):
         y = self._patches(x, width, bottleneck)
         y = tokens.place(y, "sincos", rows, columns)
         turns = layers.angles(rows, columns, width // heads)
-        y, _ = self._blocks("early", start, heads, width)(y, emb, jnp.asarray(turns))
+        place = np.arange(depth)
+        inside = (place >= depth // 4) & (place < depth // 4 * 3)
+        rates = jnp.asarray(self.dropout * inside, jnp.float32) if train and self.dropout else None
+        y = self._blocks("early", start, heads, width, y, emb, turns, rates if rates is None else rates[:start])
         front = 0 if of_class is None else self.class_tokens
         if of_class is not None and front:
             of_class = of_class[:, None] + self.param("class_position", tokens.SMALL, (front, width))
             y = jnp.concatenate([of_class.astype(y.dtype), y], 1)
             turns = np.pad(turns, ((front, 0), (0, 0)))  # the class lies nowhere
-        y, _ = self._blocks("late", depth - start, heads, width)(y, emb, jnp.asarray(turns))
+        y = self._blocks("late", depth - start, heads, width, y, emb, turns, rates if rates is None else rates[start:])
         y = tokens.out(y[:, front:], emb, self.patch**2 * channels, norm="rms")
         return layers.unpatchify(y, self.patch, h, w)
 
@@ -100,9 +104,12 @@ class JiT(nn.Module):
         y = nn.Dense(bottleneck, use_bias=False, dtype=self.dtype, kernel_init=tokens.XAVIER, name="patch0")(y)
         return layers.batched(nn.Dense(width, dtype=self.dtype, kernel_init=tokens.XAVIER, name="patch1")(y))
 
-    def _blocks(self, name: str, depth: int, heads: int, width: int) -> nn.Module:
-        return layers.stacked(layers.AdaLNBlock, depth, remat=self.remat, heads=heads, hidden=int(4 * width * 2 / 3),
-                              norm="rms", mlp="swiglu", qk_norm=True, kernel=self.kernel, dtype=self.dtype, name=name)
+    def _blocks(self, name: str, depth: int, heads: int, width: int, y: Array, emb: Array, turns: Array,
+                rates: Array | None) -> Array:
+        blocks = layers.stacked(layers.AdaLNBlock, depth, remat=self.remat, each=(False, False, True), heads=heads,
+                                hidden=int(4 * width * 2 / 3), norm="rms", mlp="swiglu", qk_norm=True,
+                                kernel=self.kernel, dtype=self.dtype, name=name)
+        return blocks(y, emb, jnp.asarray(turns), rates)[0]
 
     def _sizes(self) -> tuple[int, ...]:
         given = (self.width, self.depth, self.heads, self.bottleneck, self.start)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxdiff.protocols import Array
 
-__all__ = ["edm", "eps", "min_snr", "native", "p2", "sigmoid", "soft_min_snr", "v", "x0"]
+__all__ = ["edm", "eps", "min_snr", "native", "p2", "sigmoid", "soft_min_snr", "v", "velocity", "x0"]
 
 
 def native(logsnr: Array) -> None:
@@ -39,6 +39,11 @@ def x0(logsnr: Array) -> Array:
 def v(logsnr: Array) -> Array:
     """Weight 1 on v of the variance-preserving frame (Salimans & Ho 2022, eq. 11: SNR + 1 on x0)."""
     return 1 / jax.nn.sigmoid(logsnr)
+
+
+def velocity(logsnr: Array) -> Array:
+    """Weight 1 on the velocity of the straight path, ε - x0 (Lipman et al. 2022): (1 + σ/α)² on ε."""
+    return (1 + jnp.exp(-0.5 * logsnr)) ** 2
 
 
 def edm(logsnr: Array, *, sigma_data: float = 0.5) -> Array:

@@ -15,7 +15,7 @@ import optax
 import pytest
 from networks import shown
 
-from jaxdiff import convert, flops, objective, parameterization, process, train
+from jaxdiff import convert, flops, layers, objective, parameterization, process, train
 from jaxdiff.convert import joint, transformers
 from jaxdiff.networks import dit, jit, mmdit, uvit
 
@@ -343,3 +343,26 @@ def test_no_class_is_a_row_of_its_own(case):
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_jit_drops_in_the_middle_half_of_its_blocks():
+    """Li & He 2025, appendix A; of three blocks (3 // 4 = 0) none is in the middle, of four the second and third."""
+    x = jax.random.normal(KEY, (2, 8, 8, 3))
+    given = (x, jnp.array([0.2, 0.7]), {"label": jnp.array([0, 1])})
+    for depth, drops in ((3, False), (4, True)):
+        network = jit.JiT(width=32, heads=2, depth=depth, patch=4, bottleneck=8, start=1, class_tokens=2, num_classes=3,
+                          dropout=0.5)
+        params = random_of(network, *given)
+        plain = network.apply(params, *given)
+        rngs = {"dropout": jax.random.key(1)}
+        one, again = (network.clone(remat=remat).apply(params, *given, train=True, rngs=rngs)
+                      for remat in ("none", "dots"))
+        np.testing.assert_allclose(one, again, atol=1e-5)
+        assert (np.abs(one - plain).max() > 1e-3) == drops
+        np.testing.assert_array_equal(network.apply(params, *given, rngs=rngs), plain)
+
+
+def test_what_is_dropped_keeps_its_mean():
+    h = layers.dropped(jnp.ones((400, 400)), jnp.float32(0.2), jax.random.key(0))
+    np.testing.assert_allclose(jnp.unique(h), [0, 1.25])
+    assert abs(h.mean() - 1) < 5 * 0.5 / 400

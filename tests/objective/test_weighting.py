@@ -15,6 +15,7 @@ ON_X0 = {
     "x0": np.ones(25),
     "eps": SNR,
     "v": SNR + 1,  # Salimans & Ho 2022, sec. 4
+    "velocity": (1 + SNR**0.5) ** 2,  # Li & He 2025 (JiT): 1/(1 - t)² on x0, t of data, and (1 - t)² = σ² of the path
     "min_snr": np.minimum(SNR, 5),  # Hang et al. 2023, sec. 3.4
     "edm": (SIGMA**2 + 0.5**2) / (SIGMA * 0.5) ** 2,  # Karras et al. 2022, table 1
     "p2": SNR / (1 + SNR),  # Choi et al. 2022, eq. 8, on ε 1/(k + SNR)^γ
