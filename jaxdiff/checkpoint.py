@@ -9,6 +9,7 @@ a step is read, compared with its checksums, and otherwise passed over for the o
 import json
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxdiff.train import State
 
-__all__ = ["Failed", "Store", "checksums", "failed", "finish", "opened", "restore", "save", "steps"]
+__all__ = ["Failed", "Store", "checksums", "failed", "finish", "hush", "opened", "restore", "save", "steps"]
 
 FOLDER = "checkpoints"
 
@@ -65,6 +66,12 @@ def opened(workdir: str, fingerprint: dict | None, *, keep: int = 2, keep_every_
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept), cleanup_tmp_directories=True)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a failed save would print hundreds of its lines
     return Store(folder, ocp.CheckpointManager(folder, options=options), fingerprint)
+
+
+def hush() -> None:
+    """Keeps Orbax from saying fifty lines a save."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module="orbax")
 
 
 def steps(store: Store) -> list[int]:

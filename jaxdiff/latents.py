@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxdiff import data, experiment, networks
+from jaxdiff import checkpoint, data, experiment, networks
 from jaxdiff import workdir as workdirs
 from jaxdiff.data import pixels
 from jaxdiff.networks import tiling
@@ -48,19 +47,22 @@ def autoencoder(workdir: Path, prepare: Any, channels: int, tile: int | None = N
     Raises:
       ValueError: no autoencoder there, or one of other latents.
     """
-    config, network = _an_autoencoder(workdir)
+    network, params = _read(workdir)
     if network.latent_channels != channels:
         raise ValueError(f"the autoencoder in {workdir} has latents of {network.latent_channels} channels, "
                          f"this model of {channels}")
-    _, params, _ = experiment.restored(workdir, config, config.ema[0])
     return Decoding(network, prepare.scale, prepare.shift, tile), params
 
 
-def _an_autoencoder(workdir: Path) -> tuple[ConfigDict, Any]:
+def _read(workdir: Path) -> tuple[Any, Params]:
+    """Returns the network of an autoencoder's folder, and the first of its averages."""
+    checkpoint.hush()
     config = experiment.from_json(workdirs.read(workdir, "config.json"))
     if "process" in config:
         raise ValueError(f"{workdir} holds a {config.network.name}, which is no autoencoder")
-    return config, experiment.build(config.network, networks)
+    model = experiment.model(config, experiment.examples(workdir, config))
+    _, _, params = experiment.restored(workdir, model)
+    return experiment.build(config.network, networks), experiment.of_network(model, params)
 
 
 def encode(workdir: Path, spec: Mapping[str, Any], out: Path, *, batch: int = 32) -> str:
@@ -78,9 +80,8 @@ def encode(workdir: Path, spec: Mapping[str, Any], out: Path, *, batch: int = 32
     Raises:
       ValueError: no autoencoder there, no such data, images that do not fit.
     """
-    config, network = _an_autoencoder(workdir)
     source = experiment.build(spec, data)
-    _, params, _ = experiment.restored(workdir, config, config.ema[0])
+    network, params = _read(workdir)
     total = len(source["image"]) if isinstance(source, Mapping) else len(source)
     run = jax.jit(lambda params, image: network.apply(params, pixels.to_float(image), method="encode"))
 

@@ -147,6 +147,11 @@ def _users() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+def _refuse(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> None:
+    if pairs:
+        raise ValueError(f"{args.verb} takes no config, got --config.{pairs[0][0]}")
+
+
 def _train(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     from jaxdiff import overrides
 
@@ -182,8 +187,7 @@ def _report(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     from jaxdiff import verbs
 
     with _users():
-        if pairs:
-            raise ValueError(f"report takes no config, got --config.{pairs[0][0]}")
+        _refuse(args, pairs)
         return verbs.report(args.workdir)
 
 
@@ -200,8 +204,7 @@ def _encode(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     with _users():
         from jaxdiff import latents
 
-        if pairs:
-            raise ValueError(f"encode takes no config, got --config.{pairs[0][0]}")
+        _refuse(args, pairs)
         print(latents.encode(args.workdir, args.data, args.out, batch=args.batch))
     return 0
 
@@ -210,8 +213,7 @@ def _export(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     with _users():
         from jaxdiff import transfer
 
-        if pairs:
-            raise ValueError(f"export takes no config, got --config.{pairs[0][0]}")
+        _refuse(args, pairs)
         print(transfer.export(args.workdir, args.layout, args.out, ema=args.ema))
     return 0
 

@@ -4,8 +4,6 @@
     checkpoints/0   one average, `converted`
 """
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,7 @@ def bring(path: Path, layout: str, workdir: Path, *, resolution: int | None = No
     Raises:
       ValueError: a file that is refused or of another layout, something that it does not say, tensors that do not fit.
     """
-    _hush()
+    checkpoint.hush()
     workdirs.refuse_file(workdir)
     if (workdir / "config.json").exists():
         raise ValueError(f"--workdir={workdir} holds a run already; choose another")
@@ -58,15 +56,9 @@ def bring(path: Path, layout: str, workdir: Path, *, resolution: int | None = No
     params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in convert.shapes(like)])
     origin = {"path": str(path), "layout": layout, "sha256": source.sha256}
     _write(workdir, config, params if model.process else {"generator": params}, origin)
-    after = (f"samples: jaxdiff sample --workdir={workdir}" if model.process else
-             f"a model of its latents decodes with it: --config.sample.autoencoder={workdir}")
+    after = experiment.next_step(workdir, model.process is not None)
     hashes = ", ".join(f"{name} {value}" for name, value in source.sha256.items())
     return f"{len(found.weights)} tensors, {train.count(params):,} parameters in {workdir}; sha256 of {hashes}\n{after}"
-
-
-def _hush() -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=UserWarning, module="orbax")
 
 
 def _config(found: convert.Found, resolution: int | None) -> ConfigDict:
@@ -76,8 +68,7 @@ def _config(found: convert.Found, resolution: int | None) -> ConfigDict:
     config.seed = 0
     least = 2 ** (len(found.network["mults"]) - 1) if found.process is None else 0  # an autoencoder takes any multiple
     size = (height or resolution or least, width or resolution or least, channels)
-    classes = found.network["num_classes"] if "num_classes" in found.network else 0
-    config.data = {"name": "unseen", "shape": size, "classes": classes}
+    config.data = {"name": "unseen", "shape": size}
     config.held_out = placeholder(dict)
     config.prepare = found.prepare
     config.conditions = {name: [*shape, dtype] for name, (shape, dtype) in found.conditions.items()}
@@ -128,8 +119,7 @@ def _write(workdir: Path, config: ConfigDict, params: Params, origin: dict) -> N
     checkpoint.finish(store)
     workdirs.write(workdir, "run.json", {
         **workdirs.environment(jax.devices()[0], jax.device_count()), "origin": origin,
-        "parameters": train.count(params),
-        "example": {name: [list(leaf.shape[1:]), str(leaf.dtype)] for name, leaf in _example(config).items()}})
+        "parameters": train.count(params), "example": experiment.described(_example(config))})
     workdirs.write(workdir, "config.json", experiment.as_json(config))
 
 
@@ -145,17 +135,16 @@ def export(workdir: Path, layout: str, out: Path, *, ema: str | None = None) -> 
     Raises:
       ValueError: a network of another layout, or an average that is not there.
     """
-    _hush()
+    checkpoint.hush()
     if layout not in convert.BACK:
         raise ValueError(f"--layout={layout}: there is a way back to {', '.join(convert.BACK)}")
     config = experiment.from_json(workdirs.read(workdir, "config.json"))
     wanted, turned = convert.BACK[layout]
     if config.network.name != wanted:
         raise ValueError(f"--layout={layout} is of a {wanted}, and {workdir} holds a {config.network.name}")
-    name = config.ema[0] if ema is None else ema
-    if name not in config.ema:
-        raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, config.ema)}")
-    step, params, model = experiment.restored(workdir, config, name)
+    model = experiment.model(config, experiment.examples(workdir, config))
+    step, name, params = experiment.restored(workdir, model, ema)
+    params = experiment.of_network(model, params)
     arrays = dict(zip(convert.shapes(params), map(np.asarray, jax.tree.leaves(params)), strict=True))
     made = turned(experiment.build(config.network, networks), arrays, model.shape[0])
     foreign.write(out, made, {"format": "pt", "step": str(step), "ema": name})

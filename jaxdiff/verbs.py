@@ -5,12 +5,10 @@ Each verb is two halves: what it builds, where a fault is the user's, and what i
 
 import contextlib
 import dataclasses
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +22,6 @@ from jaxdiff import report as reports
 from jaxdiff import sample as sampling
 from jaxdiff import train as training
 from jaxdiff import workdir as workdirs
-from jaxdiff.build import nearest
 from jaxdiff.data import pixels
 
 __all__ = ["Drawing", "Run", "changed", "evaluate", "prepare", "ready", "report", "sample", "train"]
@@ -67,7 +64,7 @@ def prepare(workdir: Path, config: ConfigDict) -> Run:
     Raises:
       ValueError, OSError: what the user can mend.
     """
-    _hush()
+    checkpoint.hush()
     workdirs.refuse_file(workdir)
     if (workdir / "config.json").exists():
         there = workdirs.read(workdir, "config.json")
@@ -101,11 +98,6 @@ class Keys(NamedTuple):
         return cls(*jax.random.split(jax.random.key(seed), 4))
 
 
-def _hush() -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax says fifty lines a save
-    warnings.filterwarnings("ignore", category=UserWarning, module="orbax")
-
-
 def train(run: Run) -> int:
     """Trains to the end, saving and telling on the way; returns the exit status."""
     config, workdir = run.config, run.workdir
@@ -114,7 +106,7 @@ def train(run: Run) -> int:
     about = workdirs.environment(jax.devices()[0], jax.device_count())
     workdirs.write(workdir, "run.json", {
         **about, "parameters": count, "config": experiment.as_json(config), "fingerprint": run.loader.fingerprint,
-        "example": {name: [list(leaf.shape[1:]), str(leaf.dtype)] for name, leaf in run.model.example.items()}})
+        "example": experiment.described(run.model.example)})
     if run.start >= steps:
         print(f"{workdir} has finished its {steps} steps; a larger --config.train_images goes on")
         checkpoint.finish(run.store)
@@ -139,9 +131,7 @@ def train(run: Run) -> int:
     if reason is not None:
         print(f"jaxdiff: stopped: {reason}", file=sys.stderr)
         return 1
-    after = (f"samples: jaxdiff sample --workdir={workdir}" if run.generation else
-             f"a model of its latents decodes with it: --config.sample.autoencoder={workdir}")
-    print(f"trained to step {steps}; {after}")
+    print(f"trained to step {steps}; {experiment.next_step(workdir, run.generation is not None)}")
     return 0
 
 
@@ -220,25 +210,19 @@ def ready(workdir: Path, config: ConfigDict, *, step: int | None = None, labels:
       ValueError: no such checkpoint, average, label or condition, or a damaged checkpoint; latents that are to be
         judged as images.
     """
-    _hush()
+    checkpoint.hush()
     if "process" not in config:
-        raise ValueError(f"{workdir} holds an autoencoder, which draws nothing; a model of its latents decodes with "
-                         f"it: --config.sample.autoencoder={workdir}")
-    example = experiment.examples(workdir, config)
-    model = experiment.model(config, example)
+        raise ValueError(f"{workdir} holds an autoencoder, which draws nothing; "
+                         f"{experiment.next_step(workdir, draws=False)}")
+    model = experiment.model(config, experiment.examples(workdir, config))
     generation = experiment.generation(config, model)
     cond_of = experiment.conditions_of(labels, model, None if conditions is None else _arrays(conditions))
     then, given = _decoder(config, model)
     if judged and then is None and len(model.shape) == 3:
         raise ValueError("latents are judged as images: name an autoencoder, --config.sample.autoencoder=FOLDER")
-    name = config.sample.ema if config.sample.ema is not None else model.ema[0]
-    if name not in model.ema:
-        raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, model.ema)}")
     mesh = meshes.make_mesh()
-    shapes = training.shapes(model.objective, model.optimizer, example, mesh=mesh, ema=model.ema, prepare=model.prepare)
-    store = checkpoint.opened(str(workdir), None)
-    number, trees = checkpoint.restore(store, {"ema": {name: shapes.ema[name]}}, step=step) or _gone(store)
-    plain = model.objective.denoiser(trees["ema"][name])
+    number, name, params = experiment.restored(workdir, model, config.sample.ema, step=step, on=mesh)
+    plain = model.objective.denoiser(params)
     if jax.tree.leaves(plain.process):
         generation = experiment.generation(config, model, plain.process)
     denoiser = generation.guided(plain)
@@ -264,10 +248,6 @@ def _decoder(config: ConfigDict, model: experiment.Model) -> tuple[Callable | No
         then, params = latents.autoencoder(Path(path), model.prepare, model.shape[-1], tile)
         return then, (params,)
     return (pixels.to_uint8 if len(model.shape) == 3 else None), ()
-
-
-def _gone(store: checkpoint.Store) -> NoReturn:
-    raise ValueError(f"the checkpoints in {store.folder} have just gone")
 
 
 def _drawn(drawing: Drawing, num: int, seed: int) -> tuple[np.ndarray, float]:

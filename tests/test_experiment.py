@@ -246,6 +246,18 @@ def test_a_kernel_without_jvp_is_refused_where_the_objective_needs_one(monkeypat
         experiment.model(config, example)
 
 
+def test_the_kernel_of_a_network_inside_another_is_chosen_too(caplog):
+    """A text encoder around MMDiT: the TPU's kernel would not run here."""
+    inner = {"name": "MMDiT", "width": 16, "depth": 2, "heads": 2, "kernel": "splash"}
+    part = {"name": "Conditioned", "network": inner,
+            "encoder": {"name": "TextTransformer", "length": 4, "width": 8, "depth": 1, "heads": 2}}
+    config = tiny(("network", repr(part)), ("prepare", "{'name': 'images', 'conditions': ('tokens', 'token_mask')}"))
+    example = experiment.loader(config, experiment.meshed(config)).example | {
+        "tokens": jax.ShapeDtypeStruct((16, 4), "int32"), "token_mask": jax.ShapeDtypeStruct((16, 4), "bool")}
+    made = experiment.model(config, example)
+    assert made.objective.network.network.kernel == "xla" and "splash is for tpu, not cpu" in caplog.text
+
+
 def test_forced_weight_normalization_is_the_last_link():
     """EDM2, sec. 2.3: whatever the optimizer did, weights leave it with unit mean square."""
     config = overrides.load(f"{ROOT / 'configs' / 'edm2.py'}:tiny")

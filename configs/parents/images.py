@@ -9,6 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxdiff.build import nearest
+
 __all__ = ["as_published", "finished", "latents", "named", "pixels", "stacked", "warmed"]
 
 TINY = "tiny"
@@ -23,7 +25,7 @@ def named(arg: str, sizes: Any, default: str) -> str:
     """
     name = default if arg in ("", TINY) else arg
     if name not in sizes:
-        raise ValueError(f"there is no {arg!r} here; it may be {', '.join((*sizes, TINY))}")
+        raise ValueError(f"there is no {arg!r} here{nearest(arg, (*sizes, TINY))}")
     return name
 
 

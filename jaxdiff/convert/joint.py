@@ -2,7 +2,7 @@
 
 from jaxdiff.convert import schedules
 from jaxdiff.convert.transformers import vit_rules
-from jaxdiff.convert.sources import Found, Source
+from jaxdiff.convert.sources import Found, Source, number
 from jaxdiff.convert.tables import Rule, layer, norm
 from jaxdiff.convert.transforms import flat, heads, joined, patches, same, swapped, table
 from jaxdiff.networks.uvit import SIZES
@@ -53,7 +53,7 @@ def mmdit(source: Source) -> Found:
         raise ValueError(f"this transformer has dual_attention_layers={config['dual_attention_layers']}, "
                          "which ours has not (Stable Diffusion 3.5 medium)")
     width, c, patch, _ = weights["pos_embed.proj.weight"].shape
-    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("transformer_blocks."))
+    depth = number(weights, "transformer_blocks.")
     size = config.get("sample_size")
     network = {
         "name": "MMDiT", "patch": patch, "width": width, "depth": depth,
@@ -62,15 +62,12 @@ def mmdit(source: Source) -> Found:
         "grid": config.get("pos_embed_max_size", 192), "base": None if size is None else size // patch,
     }
     noise, kind = schedules.flow(source.schedule)
-    text, pooled = weights["context_embedder.weight"].shape[1], _pooled(source)
+    text, pooled = (weights[name].shape[1] for name in
+                    ("context_embedder.weight", "time_text_embed.text_embedder.linear_1.weight"))
     return Found(weights, network, lambda network, resolution: mmdit_rules(patch, depth), (size, size, c), noise, kind,
                  {"name": "latents", "scale": 1.5305, "shift": 0.0609, "conditions": ("text", "pooled")},
                  {"name": "heun"}, {"name": "uniform", "steps": 28},
                  {"text": ((154, text), "float32"), "pooled": ((pooled,), "float32")})
-
-
-def _pooled(source: Source) -> int:
-    return source.weights["time_text_embed.text_embedder.linear_1.weight"].shape[1]
 
 
 def uvit_rules(patch: int) -> tuple[Rule, ...]:
@@ -105,7 +102,7 @@ def uvit(source: Source) -> Found:
     if "decoder_pred.weight" not in weights or "label_emb.weight" not in weights:
         raise ValueError("no decoder_pred.weight or no label_emb.weight: not a class-conditional U-ViT")
     width, c, patch, _ = weights["patch_embed.proj.weight"].shape
-    half = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("in_blocks."))
+    half = number(weights, "in_blocks.")
     size = round((weights["pos_embed"].shape[1] - 2) ** 0.5) * patch  # one token of time, one of the class
     rows = len(weights["label_emb.weight"])
     network = {"name": "UViT", "patch": patch, "width": width, "depth": 2 * half + 1, "num_classes": rows - 1,

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from jaxdiff import foreign
-from jaxdiff.convert.sources import Found, Source, known
+from jaxdiff.convert.sources import Found, Source, Told, known
 from jaxdiff.convert.tables import Rule, layer
 from jaxdiff.convert.transforms import Transform, interleaved, joined, kernel, negated, same
 
@@ -85,10 +85,10 @@ def edm(source: Source) -> Found:
       ValueError: not a pickled network of EDM.
     """
     outer, inner = _modules(source, "model", tuple(PRECONDITIONS))
-    given = inner.state["_init_kwargs"]
-    resolution, channels = outer.state["img_resolution"], outer.state["img_channels"]
-    classes = int(outer.state["label_dim"])
-    noise, kind, times, last = PRECONDITIONS[outer.name](outer.state)
+    given = inner["_init_kwargs"]
+    resolution, channels = outer["img_resolution"], outer["img_channels"]
+    classes = int(outer["label_dim"])
+    noise, kind, times, last = PRECONDITIONS[outer.name](outer)
     if inner.name == "SongUNet":
         network, rules = _song(given), lambda network, resolution: song_rules(resolution, last)
     elif inner.name == "DhariwalUNet":
@@ -107,16 +107,16 @@ def edm2(source: Source) -> Found:
       ValueError: not a pickled network of EDM2.
     """
     outer, inner = _modules(source, "unet", ("Precond",))
-    options = known(inner.state["_init_kwargs"], EDM2)
+    options = known(inner["_init_kwargs"], EDM2)
     network = _width(options) | {
         "name": "EDM2", "head_channels": options["channels_per_head"], "dropout": options["dropout"],
         "balances": (options["res_balance"], options["attn_balance"]), "label_balance": options["label_balance"],
         "concat_balance": options["concat_balance"], "clip": float(options["clip_act"]),
-        "num_classes": int(outer.state["label_dim"]),
+        "num_classes": int(outer["label_dim"]),
     }
-    resolution, channels = outer.state["img_resolution"], outer.state["img_channels"]
+    resolution, channels = outer["img_resolution"], outer["img_channels"]
     weights = _within(source.weights, "unet.")
-    noise, kind, times, _ = PRECONDITIONS["EDMPrecond"](outer.state)
+    noise, kind, times, _ = PRECONDITIONS["EDMPrecond"](outer)
     return Found(weights, network, lambda network, resolution: edm2_rules(), (resolution, resolution, channels), noise,
                  kind, _encoder(source), {"name": "heun"}, times | {"steps": 32},
                  {"label": ((), "int32")} if network["num_classes"] else {})
@@ -127,7 +127,7 @@ def _modules(source: Source, name: str, classes: tuple[str, ...]) -> tuple[forei
     if outer is None or outer.name not in classes:
         raise ValueError(f"the file holds {'a state dict' if outer is None else f'a {outer.name}'}, and this layout is "
                          f"of pickled {', '.join(classes)}")
-    return outer, outer.state["_modules"][name]
+    return outer, Told(outer["_modules"])[name]
 
 
 def _within(weights: dict, stem: str) -> dict:
@@ -154,12 +154,12 @@ def _adm(given: dict[str, Any]) -> dict[str, Any]:
 # Preconditionings: (process, parameterization, times, what becomes of the last layer).
 
 
-def _edm(state: dict[str, Any]) -> tuple:
+def _edm(state: Any) -> tuple:
     return ({"name": "EDM"}, {"name": "edm", "sigma_data": float(state["sigma_data"])},
             {"name": "karras", "steps": 18}, kernel)
 
 
-def _vp(state: dict[str, Any]) -> tuple:
+def _vp(state: Any) -> tuple:
     low = float(state["beta_min"])
     noise = {"name": "VP", "beta_min": low, "beta_max": low + float(state["beta_d"])}
     shown = {"name": "timestep", "process": {**noise, "name": "jaxdiff.process:VP"}, "offset": 0.0,
@@ -167,13 +167,13 @@ def _vp(state: dict[str, Any]) -> tuple:
     return noise, {"name": "eps", "noise": shown}, {"name": "uniform", "steps": 50}, kernel
 
 
-def _ve(state: dict[str, Any]) -> tuple:
+def _ve(state: Any) -> tuple:
     noise = {"name": "VE", "sigma_min": float(state["sigma_min"]), "sigma_max": float(state["sigma_max"])}
     kind = {"name": "eps", "raw": True, "noise": {"name": "log_sigma", "scale": 1.0, "offset": math.log(0.5)}}
     return noise, kind, {"name": "logsnr", "steps": 50}, negated  # it predicts σ times the score, -ε
 
 
-def _iddpm(state: dict[str, Any]) -> tuple:
+def _iddpm(state: Any) -> tuple:
     noise = {"name": "Discrete", "schedule": "cosine", "levels": int(state["M"])}
     shown = {"name": "timestep", "process": {**noise, "name": "jaxdiff.process:Discrete"},
              "scale": float(state["M"])}
@@ -188,6 +188,6 @@ def _encoder(source: Source) -> dict[str, Any]:
     encoder = source.beside.get("encoder")
     if not isinstance(encoder, foreign.Record) or not re.search("VAE", encoder.name):
         return IMAGES
-    scale, bias = (tuple(float(x) for x in encoder.state[name]) for name in ("scale", "bias"))
+    scale, bias = (tuple(float(x) for x in encoder[name]) for name in ("scale", "bias"))
     return {"name": "latents", "scale": scale, "shift": tuple(-b / s for b, s in zip(bias, scale, strict=True))}
 

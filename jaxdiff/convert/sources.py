@@ -3,16 +3,24 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from jaxdiff import foreign
 from jaxdiff.convert.tables import Rule
 from jaxdiff.protocols import Array
 
-__all__ = ["Found", "Source", "known", "opened"]
+__all__ = ["Found", "Source", "Told", "known", "number", "opened"]
 
 WHOLE = ("ema", "model_ema", "model_ema1", "state_dict", "model", "net")  # which of several networks, the first there
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class Told(dict):
+    """What a file says, by name; what it does not say is the user's to know of, not a fault of ours."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        there = ", ".join(sorted(map(str, self))[:3]) or "nothing"
+        raise ValueError(f"no {name}: not a network of this layout, or not all of one; there are {there}, ...")
 
 
 class Source(NamedTuple):
@@ -47,7 +55,7 @@ class Found(NamedTuple):
       conditions: key of `cond` -> (shape without the batch, dtype).
     """
 
-    weights: dict[str, Array]
+    weights: Mapping[str, Array]
     network: dict[str, Any]
     rules: Callable[[Any, int], tuple[Rule, ...]]
     shape: tuple[int | None, int | None, int]
@@ -81,7 +89,7 @@ def opened(path: Path, *, sha256: str | None = None, parts: tuple[str, ...] = ()
     for file in files:
         record, inner, beside = _network(foreign.read(file), file)
         weights |= inner
-    return Source(weights, record, beside, config, schedule, hashes)
+    return Source(Told(weights), record, beside, Told(config), Told(schedule), hashes)
 
 
 def _folder(path: Path, parts: tuple[str, ...]) -> tuple[list[Path], dict, dict]:
@@ -122,6 +130,12 @@ def _network(read: Any, file: Path) -> tuple[foreign.Record | None, dict[str, Ar
             record, weights, _ = _network(read[name], file)
             return record, weights, {key: value for key, value in read.items() if key != name}
     raise ValueError(f"{file} holds {', '.join(map(str, read))}; none of {', '.join(WHOLE)} is among them")
+
+
+def number(weights: Mapping[str, Array], stem: str) -> int:
+    """Returns how many numbers follow a stem in the names; 0 where it is in none."""
+    return 1 + max((int(name.removeprefix(stem).split(".")[0]) for name in weights if name.startswith(stem)),
+                   default=-1)
 
 
 def known(kwargs: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

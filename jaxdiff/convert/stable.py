@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.convert import schedules
-from jaxdiff.convert.sources import Found, Source
+from jaxdiff.convert.sources import Found, Source, Told, number
 from jaxdiff.convert.tables import Rule, back, layer, norm
 from jaxdiff.convert.transforms import flat, heads, joined, pixel_heads, pixel_joined, same
 from jaxdiff.networks.autoencoder import CONSTANTS, Autoencoder
@@ -174,10 +174,10 @@ def unet(source: Source) -> Found:
                  {"text": ((77, width), "float32"), "mask": ((77,), "bool")})
 
 
-def _part(weights: dict[str, Array], stem: str) -> dict[str, Array]:
+def _part(weights: Mapping[str, Array], stem: str) -> Mapping[str, Array]:
     """Returns the weights under a stem, or all where none is."""
     inner = {name.removeprefix(stem): value for name, value in weights.items() if name.startswith(stem)}
-    return inner or weights
+    return Told(inner) if inner else weights
 
 
 def _configured(config: dict[str, Any]) -> dict[str, Any]:
@@ -209,13 +209,13 @@ def vae(source: Source) -> Found:
     (channels, c, *_), z = weights["encoder.conv_in.weight"].shape, weights["decoder.conv_in.weight"].shape[1]
     compvis = any(name.startswith("encoder.down.") for name in weights)
     stem, block = ("encoder.down.", "block") if compvis else ("encoder.down_blocks.", "resnets")
-    levels = _number(weights, stem)
+    levels = number(weights, stem)
     widths = [len(weights[f"{stem}{i}.{block}.0.conv1.bias"]) for i in range(levels)]
     scale, shift = (usual if source.config.get(name) is None else source.config[name]
                     for name, usual in (("scaling_factor", SCALE), ("shift_factor", 0.0)))
     network = {
         "name": "Autoencoder", "channels": channels, "mults": tuple(width // channels for width in widths),
-        "blocks": _number(weights, f"{stem}0.{block}."), "latent_channels": z, "image_channels": c,
+        "blocks": number(weights, f"{stem}0.{block}."), "latent_channels": z, "image_channels": c,
         "quant": "quant_conv.weight" in weights,
     }
     constants = {"latent_scale": np.full(z, scale), "latent_shift": np.full(z, shift)}
@@ -235,8 +235,3 @@ def to_diffusers_vae(network: Autoencoder, params: Mapping[str, Array], resoluti
     del resolution
     kept = {path: value for path, value in params.items() if path not in CONSTANTS}
     return back(kept, diffusers_vae_rules(len(network.mults)))
-
-
-def _number(weights: Mapping[str, Array], stem: str) -> int:
-    """Returns how many numbers follow a stem."""
-    return 1 + max(int(name.removeprefix(stem).split(".")[0]) for name in weights if name.startswith(stem))

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdiff import foreign, networks
 from jaxdiff.convert import tables
+from jaxdiff.convert.sources import number
 from jaxdiff.convert.tables import Rule, layer, norm
 from jaxdiff.convert.transforms import flat, joined, kernel, same
 from jaxdiff.convert.transforms import heads as by_head
@@ -155,10 +156,8 @@ def _network(weights: Mapping[str, Array], token: str, position: str, stem: str,
     for name in (token, position):
         if name not in weights:
             raise ValueError(f"no {name}: not a text encoder of this layout; it has {', '.join(sorted(weights)[:3])}")
-    depth = 1 + max((int(name.removeprefix(stem).split(".")[0]) for name in weights if name.startswith(stem)),
-                    default=0)
     (vocabulary, width), length = weights[token].shape, len(weights[position])
-    return networks.TextTransformer(vocabulary, length, width, depth, **options)
+    return networks.TextTransformer(vocabulary, length, width, number(weights, stem), **options)
 
 
 def _params(network: networks.TextTransformer, weights: Mapping[str, Array], rules: tuple[Rule, ...]) -> Params:

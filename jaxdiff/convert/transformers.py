@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.convert.sources import Found, Source
+from jaxdiff.convert.sources import Found, Source, number
 from jaxdiff.convert.tables import Rule, back, layer
 from jaxdiff.convert.transforms import flat, heads, joined, patches, same, table
 from jaxdiff.layers import sincos
@@ -122,16 +122,16 @@ def _latent(source: Source, noise: dict, kind: dict, sampler: dict) -> Found:
     theirs = "pos_embed.proj.weight" in source.weights
     place, out, position = (("pos_embed.proj", "proj_out_2", "pos_embed.pos_embed") if theirs else
                             ("x_embedder.proj", "final_layer.linear", "pos_embed"))
-    width, channels, patch, _ = _shape(source.weights, f"{place}.weight")
+    width, channels, patch, _ = source.weights[f"{place}.weight"].shape
     stem = "transformer_blocks" if theirs else "blocks"
     feed = f"{stem}.0.ff.net.0.proj.bias" if theirs else f"{stem}.0.mlp.fc1.bias"
-    classes = _rows(source.weights, "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight" if theirs
-                    else "y_embedder.embedding_table.weight")
+    classes = len(source.weights["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight" if theirs
+                                 else "y_embedder.embedding_table.weight"])
     network = {
-        "name": "DiT", "patch": patch, "width": width, "depth": _depth(source.weights, stem),
+        "name": "DiT", "patch": patch, "width": width, "depth": number(source.weights, f"{stem}."),
         "heads": source.config["num_attention_heads"] if "num_attention_heads" in source.config else _heads(width),
-        "mlp_ratio": _shape(source.weights, feed)[0] / width, "num_classes": classes - 1,
-        "learned_variance": _shape(source.weights, f"{out}.bias")[0] == 2 * patch**2 * channels,
+        "mlp_ratio": len(source.weights[feed]) / width, "num_classes": classes - 1,
+        "learned_variance": len(source.weights[f"{out}.bias"]) == 2 * patch**2 * channels,
     }
     if position in source.weights:
         size: int | None = round(source.weights[position].shape[1] ** 0.5) * patch
@@ -174,36 +174,22 @@ def jit(source: Source) -> Found:
       ValueError: not a state dict of JiT.
     """
     weights = source.weights
-    bottleneck, channels, patch, _ = _shape(weights, "x_embedder.proj1.weight")
-    width = _shape(weights, "x_embedder.proj2.weight")[0]
-    size = round(_shape(weights, "pos_embed")[1] ** 0.5) * patch
+    bottleneck, channels, patch, _ = weights["x_embedder.proj1.weight"].shape
+    width = weights["x_embedder.proj2.weight"].shape[0]
+    size = round(weights["pos_embed"].shape[1] ** 0.5) * patch
     if size >= 512:
         raise ValueError(f"JiT at {size} pixels was trained with noise of standard deviation 2, which no process here "
                          "has")
     start = next((sizes[-1] for sizes in pixels.SIZES.values() if sizes[0] == width), None)
     network = {
-        "name": "JiT", "patch": patch, "width": width, "depth": _depth(weights, "blocks"), "heads": _heads(width),
+        "name": "JiT", "patch": patch, "width": width, "depth": number(weights, "blocks."), "heads": _heads(width),
         "bottleneck": bottleneck, "start": start,
-        "class_tokens": _shape(weights, "in_context_posemb")[1] if "in_context_posemb" in weights else 0,
-        "num_classes": _rows(weights, "y_embedder.embedding_table.weight") - 1,
+        "class_tokens": weights["in_context_posemb"].shape[1] if "in_context_posemb" in weights else 0,
+        "num_classes": len(weights["y_embedder.embedding_table.weight"]) - 1,
     }
     return Found(weights, network, lambda network, resolution: jit_rules(network.patch, network.start),
                  (size, size, channels), {"name": "RectifiedFlow"}, _risen("x0"), {"name": "images", "flip": False},
                  {"name": "heun"}, {"name": "uniform", "steps": 50}, {"label": ((), "int32")})
-
-
-def _shape(weights: Mapping[str, Array], name: str) -> tuple[int, ...]:
-    if name not in weights:
-        raise ValueError(f"no {name}: not a network of this layout; it has {', '.join(sorted(weights)[:3])}, ...")
-    return weights[name].shape
-
-
-def _rows(weights: Mapping[str, Array], name: str) -> int:
-    return _shape(weights, name)[0]
-
-
-def _depth(weights: Mapping[str, Array], stem: str) -> int:
-    return 1 + max(int(name.split(".")[1]) for name in weights if name.startswith(f"{stem}."))
 
 
 def _heads(width: int) -> int | None:

@@ -5,12 +5,11 @@ from typing import NoReturn
 __all__ = ["unseen"]
 
 
-def unseen(*, shape: tuple[int, ...], classes: int = 0) -> NoReturn:
+def unseen(*, shape: tuple[int, ...]) -> NoReturn:
     """Stands for the data of a network whose weights came from elsewhere; holds their shape alone.
 
     Args:
       shape: of a sample.
-      classes: their number.
 
     Raises:
       ValueError: always: there is nothing to read.

@@ -38,7 +38,7 @@ def latents(path: str) -> dict[str, np.ndarray]:
         hint = nearest(root.name, beside) if beside and not root.is_dir() else ""
         raise ValueError(f"no latents in {str(root)!r}{hint}: put moments.npy there, [n, height, width, 2 channels] "
                          "float16 of an encoder's means and standard deviations, and label.npy, [n] int32; "
-                         "`jaxdiff.data.write_latents` writes them")
+                         "`jaxdiff encode` writes them, and `jaxdiff.data.write_latents`")
     _finished(root)
     made = {file.stem: np.load(file, mmap_mode="r") for file in sorted(root.glob("*.npy"))}
     shape = made["moments"].shape

@@ -4,12 +4,12 @@ Everything that can be wrong with a config is found here, before anything compil
 """
 
 from jaxdiff.experiment.drawing import Generation, conditions_of, generation
-from jaxdiff.experiment.folders import examples, of_network, restored
+from jaxdiff.experiment.folders import described, examples, next_step, of_network, restored
 from jaxdiff.experiment.judges import Scoring, scoring
 from jaxdiff.experiment.models import Loader, Model, loader, meshed, model
 from jaxdiff.experiment.values import FREE, as_json, build, from_json
 
 __all__ = [
-    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "build", "conditions_of", "examples", "from_json",
-    "generation", "loader", "meshed", "model", "of_network", "restored", "scoring",
+    "FREE", "Generation", "Loader", "Model", "Scoring", "as_json", "build", "conditions_of", "described", "examples",
+    "from_json", "generation", "loader", "meshed", "model", "next_step", "of_network", "restored", "scoring",
 ]

@@ -1,6 +1,8 @@
-"""What a run's folder gives back: the shapes of its data, and one average of its network."""
+"""What a run's folder says of its data and gives back of its network, and what can be done with it next."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,10 +10,16 @@ from ml_collections import ConfigDict
 
 from jaxdiff import checkpoint
 from jaxdiff import workdir as workdirs
-from jaxdiff.experiment.models import Model, model
+from jaxdiff.build import nearest
+from jaxdiff.experiment.models import Model
 from jaxdiff.protocols import Params
 
-__all__ = ["examples", "of_network", "restored"]
+__all__ = ["described", "examples", "next_step", "of_network", "restored"]
+
+
+def described(example: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, list]:
+    """Returns the shapes of a global batch as `run.json` keeps them, without the batch; see `examples`."""
+    return {name: [list(leaf.shape[1:]), str(leaf.dtype)] for name, leaf in example.items()}
 
 
 def examples(workdir: Path, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -26,11 +34,31 @@ def of_network(made: Model, params: Params) -> Params:
     return params if made.process else params["generator"]
 
 
-def restored(workdir: Path, config: ConfigDict, ema: str) -> tuple[int, Params, Model]:
-    """Returns the step, the network's part of an average, and the model."""
-    made = model(config, examples(workdir, config))
+def restored(workdir: Path, made: Model, ema: str | None = None, *, step: int | None = None,
+             on: Any = None) -> tuple[int, str, Params]:
+    """Returns the step, the name and the values of an average of a checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      made: its model.
+      ema: an average; the run's first by default.
+      step: of the checkpoint; the newest by default.
+      on: the mesh to put it on.
+
+    Raises:
+      ValueError: no such average or checkpoint, or a damaged one.
+    """
+    name = made.ema[0] if ema is None else ema
+    if name not in made.ema:
+        raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, made.ema)}")
     store = checkpoint.opened(str(workdir), None)
-    found = checkpoint.restore(store, {"ema": {ema: made.shapes(None).ema[ema]}})
+    found = checkpoint.restore(store, {"ema": {name: made.shapes(on).ema[name]}}, step=step)
     if found is None:
         raise ValueError(f"the checkpoints in {store.folder} have just gone")
-    return found[0], of_network(made, found[1]["ema"][ema]), made
+    return found[0], name, found[1]["ema"][name]
+
+
+def next_step(workdir: Path, draws: bool) -> str:
+    """Returns the command that a run's folder is good for: one that draws, or an autoencoder."""
+    return (f"samples: jaxdiff sample --workdir={workdir}" if draws else
+            f"a model of its latents decodes with it: --config.sample.autoencoder={workdir}")

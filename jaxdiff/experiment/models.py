@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -140,14 +141,16 @@ def _null(network: Any, cond: Cond, classes: int) -> Cond:
 
 
 def _with_kernel(network: Any, loss: ConfigDict, cond: Cond) -> Any:
-    """The network with the attention kernel that this machine has and this objective can use."""
-    if not hasattr(network, "kernel"):
-        return network
-    chosen = attention.choose(
-        network.kernel, platform=jax.default_backend(), dtype=network.dtype,
-        mask="keys" if cond and "mask" in cond else "none",
-        jvp=getattr(building.resolve(loss.name, objective), "jvp", False))
-    return network.clone(kernel=chosen)
+    """The network, and those inside it, with the attention kernel that this machine has and this objective can use."""
+    fields = {} if not isinstance(network, nn.Module) else {
+        field.name: getattr(network, field.name) for field in dataclasses.fields(network) if field.name != "parent"}
+    changed = {name: _with_kernel(value, loss, cond) for name, value in fields.items() if isinstance(value, nn.Module)}
+    if "kernel" in fields:
+        changed["kernel"] = attention.choose(
+            network.kernel, platform=jax.default_backend(), dtype=network.dtype,
+            mask="keys" if cond and {"mask", "token_mask"} & set(cond) else "none",
+            jvp=getattr(building.resolve(loss.name, objective), "jvp", False))
+    return network.clone(**changed) if changed else network
 
 
 def _classes(config: ConfigDict) -> int:

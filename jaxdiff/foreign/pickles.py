@@ -39,6 +39,11 @@ class Record:
     def __setstate__(self, state: Any) -> None:
         self.name, self.state = type(self).name, dict(state)
 
+    def __getitem__(self, attribute: str) -> Any:
+        if attribute not in self.state:
+            raise Refused(f"the {self.name} in the file has no {attribute!r}; it has {', '.join(sorted(self.state))}")
+        return self.state[attribute]
+
     def __repr__(self) -> str:
         return f"Record({self.name!r}, {sorted(self.state)})"
 

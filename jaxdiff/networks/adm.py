@@ -21,7 +21,7 @@ from jaxdiff.protocols import Array, Cond
 
 __all__ = ["ADM"]
 
-CHOICES = {"layout": ("edm", "openai"), "kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES}
+CHOICES = {"layout": ("edm", "openai"), **choices.COMPUTE}
 
 
 class ADMBlock(nn.Module):

@@ -2,7 +2,11 @@
 
 import flax.linen as nn
 
-__all__ = ["check"]
+from jaxdiff import layers
+
+__all__ = ["COMPUTE", "check"]
+
+COMPUTE = {"kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES}  # of all that attends
 
 
 def check(network: nn.Module, choices: dict[str, tuple[str, ...]]) -> None:

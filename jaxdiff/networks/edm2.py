@@ -122,7 +122,7 @@ class EDM2(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        choices.check(self, {"kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES})
+        choices.check(self, choices.COMPUTE)
         super().__post_init__()
 
     @nn.compact

@@ -33,8 +33,7 @@ CHOICES = {
     "noise_embedding": ("positional", "fourier"),
     "encoder": ("standard", "skip", "residual"),
     "decoder": ("standard", "skip"),
-    "kernel": tuple(layers.attention.KERNELS),
-    "dtype": layers.DTYPES,
+    **choices.COMPUTE,
 }
 
 

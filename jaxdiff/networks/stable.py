@@ -145,7 +145,7 @@ class StableUNet(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        choices.check(self, {"kernel": tuple(layers.attention.KERNELS), "dtype": layers.DTYPES})
+        choices.check(self, choices.COMPUTE)
         if len(self.transformers) != len(self.mults):
             raise ValueError("transformers and mults of StableUNet have a number for each level, got "
                              f"{self.transformers} and {self.mults}")

@@ -7,16 +7,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import layers
+from jaxdiff.networks import choices
 from jaxdiff.protocols import Array
 
 __all__ = ["CHOICES", "SMALL", "XAVIER", "embed", "first_half", "out", "place", "sizes"]
 
 FREQUENCIES = 128  # of the noise level
-CHOICES = {
-    "kernel": tuple(layers.attention.KERNELS),
-    "remat": tuple(layers.REMAT),
-    "dtype": layers.DTYPES,
-}
+CHOICES = {"remat": tuple(layers.REMAT), **choices.COMPUTE}
 XAVIER = nn.initializers.xavier_uniform()
 SMALL = nn.initializers.normal(0.02)
 

@@ -11,7 +11,7 @@ import pytest
 from convert.bringing import UNETS, agrees, brought, drawn_of, output, restored
 from networks.shown import drawn
 
-from jaxdiff import convert, experiment, networks, parameterization
+from jaxdiff import convert, experiment, main, networks, parameterization
 from jaxdiff.convert import snapshots
 
 
@@ -69,6 +69,14 @@ def test_a_snapshot_of_edm_tells_all_of_itself(case, tmp_path, monkeypatch):
     np.testing.assert_allclose(c_in, wanted[1], rtol=1e-6)
     if wanted[0] is not None:
         np.testing.assert_allclose(shown, wanted[0], rtol=1e-6)
+
+
+def test_a_snapshot_without_its_options_names_what_it_lacks(tmp_path, monkeypatch, capsys):
+    record = snapshot(monkeypatch, "EDMPrecond", {"img_resolution": 8}, "SongUNet", SMALL, {})
+    (tmp_path / "file.pkl").write_bytes(record)
+    argv = ["convert", str(tmp_path / "file.pkl"), "--layout=edm", f"--workdir={tmp_path / 'run'}"]
+    assert main.main(argv) == 2
+    assert "the EDMPrecond in the file has no 'img_channels'; it has" in capsys.readouterr().err
 
 
 def test_iddpm_is_shown_its_levels():

@@ -45,6 +45,20 @@ def test_every_error_says_what_to_do(flags, words, tmp_path, capsys):
     assert words in said(capsys, tmp_path / "dit.safetensors", *flags, f"--workdir={tmp_path / 'run'}")
 
 
+@pytest.mark.parametrize(("case", "layout", "name"), [
+    ("dit", "dit", "x_embedder.proj.weight"), ("uvit", "uvit", "patch_embed.proj.weight"),
+    ("mmdit", "mmdit", "time_text_embed.text_embedder.linear_1.weight"), ("adm_openai", "adm", "out.2.weight"),
+])
+def test_what_a_layout_looks_at_first_may_be_missing(case, layout, name, tmp_path, capsys):
+    """One line, not a traceback: half a download of shards looks like this."""
+    weights = drawn_of(UNETS if case == "adm_openai" else TRANSFORMERS, case)
+    weights = of_dit(weights) if case == "dit" else weights
+    del weights[name]
+    foreign.write(tmp_path / "file.safetensors", weights)
+    error = said(capsys, tmp_path / "file.safetensors", f"--layout={layout}", f"--workdir={tmp_path / 'run'}")
+    assert f"no {name}: not a network of this layout, or not all of one" in error and error.count("\n") == 1
+
+
 def test_a_file_that_is_not_there_says_to_fetch_it(tmp_path, capsys):
     assert "download it" in said(capsys, tmp_path / "no.pt", "--layout=dit", f"--workdir={tmp_path / 'run'}")
 
@@ -91,6 +105,18 @@ def test_a_converted_dit_samples_and_a_converted_autoencoder_decodes(tmp_path, c
     assert "latents are judged as images" in capsys.readouterr().err
     assert main.main(["sample", f"--workdir={vae}"]) == 2
     assert "holds an autoencoder" in capsys.readouterr().err
+
+
+def test_a_converted_network_has_no_data_until_some_are_named(tmp_path, capsys):
+    folder = brought(tmp_path, drawn_of(TRANSFORMERS, "jit") | {"pos_embed": np.zeros((1, 16, 32), np.float32)}, "jit",
+                     "--config.network.heads=2", "--config.network.start=1")
+    few = ["--num=4", "--steps=2", "--config.sample.batch=4"]
+    assert main.main(["evaluate", f"--workdir={folder}", *few]) == 2
+    assert "with them no data of shape [16, 16, 3]; to evaluate, name some: --config.data=" in capsys.readouterr().err
+    part = {"name": "mock", "shape": (16, 16, 3), "classes": 5, "num": 8}
+    assert main.main(["evaluate", f"--workdir={folder}", *few, f"--config.data={part}"]) == 0
+    row = json.loads((folder / "eval" / "results.jsonl").read_text())
+    assert row["ema"] == "converted" and row["frechet"]["pixels"]["n"] == 4
 
 
 def test_texts_are_given_in_a_file(tmp_path, capsys):
