@@ -1,0 +1,13 @@
+"""Checkpoints: Orbax behind one door.
+
+A step holds four items: `params`, `ema` (read alone for sampling), `train` (step and optimizer) and `meta`
+(the fingerprint of the data order, and shape, dtype and checksum of every array).  Orbax takes an empty
+folder for the latest step, does not fall back from a damaged one and does not notice flipped bits: here
+a step is read, compared with its checksums, and otherwise passed over for the one before, loudly.
+"""
+
+from jaxdiff.checkpoint.reading import restore
+from jaxdiff.checkpoint.store import Failed, Store, failed, finish, hush, items, opened, save, steps
+from jaxdiff.checkpoint.sums import checksums
+
+__all__ = ["Failed", "Store", "checksums", "failed", "finish", "hush", "items", "opened", "restore", "save", "steps"]
