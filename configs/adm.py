@@ -44,4 +44,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mesh.update(data=1, fsdp=-1, rules=CUT)
     config.sampler = {"name": "ancestral"}
     config.times = {"name": "trailing", "steps": 250}
+    config.sample.batch = 64 if side == 512 else 256  # what 16 chips of 16 GiB hold
     return images.finished(config, arg, shape=(8, 8, 3), channels=32, mults=(1,), blocks=1, attention=(8,))

@@ -54,6 +54,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every_steps = 1 if tiny else 100
     config.picture_every_steps = 0 if tiny else 5_000
     config.tensorboard = not tiny
+    config.ema_snapshot_every_images = placeholder(int)  # of power averages, to make others of them later
+    config.keep_every_steps = placeholder(int)  # kept for ever, beside the newest
+    config.keep_best = {"metric": placeholder(str), "mode": "min", "number": 1}
+    config.limits = {"heartbeat": 30, "barrier": 300.0, "stall": 900.0, "first": 3600.0, "attempts": 5}  # seconds
+    config.profile = {"start": placeholder(int), "steps": 5}
+    config.peak_tflops = placeholder(float)  # of a device that jaxdiff does not know
+    config.loader = {"threads": placeholder(int), "workers": 0}
 
     config.sampler = {"name": "heun"}
     config.times = {"name": "karras", "steps": 2 if tiny else 18}

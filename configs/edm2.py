@@ -52,6 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.project = "weight"  # forced weight normalization, the last link of the optimizer's chain
     config.ema = ("power_0.05", "power_0.1")
+    config.ema_snapshot_every_images = 32 * MI  # NVlabs/edm2: 8; each is 8 bytes a parameter
     config.mesh.update(data=1, fsdp=-1, rules=CUT)
     config.sampler = {"name": "heun"}
     config.times = {"name": "karras", "steps": 32}

@@ -37,5 +37,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mesh.update(data=1, fsdp=-1, rules=CUT)
     config.sampler = {"name": "dpmpp_2m"}
     config.times = {"name": "leading", "steps": 50, "offset": 1}
+    config.sample.batch = 64 if side == 768 else 256  # what 16 chips of 16 GiB hold
     return images.finished(config, arg, shape=(8, 8, 4), text={"text": (3, 8)}, channels=32, mults=(1,),
                            transformers=(1,), blocks=1, heads=2)

@@ -4,17 +4,16 @@ A row names its own protocol (features, n on each side, sampler, evaluations), s
 different n are never taken for one another: a Fréchet distance falls with n.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxdiff import metrics
+from jaxdiff import workdir as workdirs
 
-__all__ = ["append", "distance", "features_of", "matched_noise", "read", "requested_accuracy", "yardsticks"]
+__all__ = ["append", "distance", "features_of", "matched_noise", "requested_accuracy", "yardsticks"]
 
 
 def features_of(images: np.ndarray, extract: Callable, *, batch: int = 512) -> np.ndarray:
@@ -66,21 +65,8 @@ def requested_accuracy(images: np.ndarray, labels: np.ndarray, classify: Callabl
     return {"accuracy": right / len(labels), "accuracy_low": low, "accuracy_high": high}
 
 
-def append(path: Path, row: Mapping[str, Any]) -> dict:
+def append(path: Any, row: Mapping[str, Any]) -> dict:
     """Appends a row, with the time, to a file of JSON lines; returns it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     row = {**row, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    workdirs.append(path, row)
     return row
-
-
-def read(path: Path) -> Iterator[dict]:
-    """Yields the rows of a file of JSON lines; a last line cut short by a kill is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue

@@ -11,7 +11,22 @@ from typing import Any
 
 import jax
 
-__all__ = ["count"]
+__all__ = ["count", "peak"]
+
+# bfloat16 FLOP/s of one JAX device, by the beginning of its `device_kind`; vendors' figures, without sparsity.
+PEAKS = {
+    "TPU v3": 61.5e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
+    "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100": 312e12, "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Returns the most FLOP/s of bfloat16 matrices of one device; None of a kind that is not known, such as a CPU."""
+    for kind, most in PEAKS.items():  # "TPU v5 lite" stands before "TPU v5"
+        if device_kind.startswith(kind):
+            return most
+    return None
 
 
 def count(f: Callable[..., Any], *shapes: Any) -> int:

@@ -3,7 +3,6 @@
 Hooks are handed what they need (a writer, a `save`, a `draw`); none looks anything up.
 """
 
-import json
 import os
 import sys
 import time
@@ -17,38 +16,48 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdiff import workdir as workdirs
 from jaxdiff.protocols import Metrics
 from jaxdiff.train import State
 
-__all__ = ["Journal", "draw_png", "every", "guard", "log", "pictures", "progress", "saving", "summaries", "tile"]
+__all__ = [
+    "PREEMPTED", "Journal", "draw_png", "every", "first", "guard", "log", "pictures", "profiling", "progress", "saving",
+    "summaries", "tile",
+]
+
+PREEMPTED = "preempted"
 
 Hook = Callable[[int, State, Metrics], str | None]
 
 
 class Journal:
-    """`metrics.jsonl`: one JSON line a write, flushed at once, so that a killed run keeps what it said.
+    """`metrics.jsonl`: one JSON line a write, so that a killed run keeps what it said.
 
-    After a restart a step may stand there twice: the last line of a step counts.
+    After a restart a step may stand there twice: the last line of a step counts.  Lines with an "event" are no steps.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")
+    def __init__(self, path: Any) -> None:
+        self._lines = workdirs.Lines(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends `{"step": ..., **scalars}`; a value that is not finite is written as null."""
         values = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        self._lines.write({"step": step, **values})
+
+    def write_event(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends `{"event": ..., "step": ..., **values}`."""
+        self._lines.write({"event": event, "step": step, **values})
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Pictures are files of their own."""
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Writes what waits; on a disk nothing does."""
+        self._lines.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def summaries(workdir: Path) -> Any:
@@ -94,43 +103,71 @@ def guard(most: int, *, saved: Callable[[], int | None]) -> Hook:
     return hook
 
 
-def log(writers: Sequence[Any], *, batch: int) -> Hook:
-    """Returns the hook that writes the step's metrics and the speed since its last call, in images per second."""
-    since: list = [None, None]
+def log(writers: Sequence[Any], pace: Any) -> Hook:
+    """Returns the hook that writes the step's metrics and, from `pace.take()`, where the time has gone since its last
+    call."""
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.perf_counter()
-        if since[0] is not None:
-            values["images_per_second"] = (step - since[0]) * batch / (now - since[1])
-        since[:] = step, now
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()} | pace.take()
         for writer in writers:
             writer.write_scalars(step, values)
 
     return hook
 
 
-def saving(save: Callable[[State, int], Any], failed: Callable[[], None], *, steps: int, last: int) -> Hook:
-    """Returns the hook that saves every so many steps and at the last, and at each step looks whether an
-    earlier save has failed."""
+def first(tell: Callable[[int], None]) -> Hook:
+    """Returns the hook that waits for the first step that it sees, and tells."""
+    waiting = [tell]
 
-    def keep(step: int, state: State, metrics: Metrics) -> None:
-        save(state, step)
-
-    due = every(steps, keep, last=last)
-
-    def hook(step: int, state: State, metrics: Metrics) -> str | None:
-        failed()
-        return due(step, state, metrics)
+    def hook(step: int, state: State, metrics: Metrics) -> None:
+        if waiting:
+            jax.block_until_ready(metrics)
+            waiting.pop()(step)
 
     return hook
 
 
-def pictures(draw: Callable[[State], np.ndarray], folder: Path, writers: Sequence[Any]) -> Hook:
-    """Returns the hook that draws samples [n, h, w, c] uint8 and keeps them as one picture."""
+def saving(save: Callable[[State, int, Metrics], Any], failed: Callable[[], None], *, steps: int, last: int,
+           preempted: Callable[[int], bool] = lambda step: False) -> Hook:
+    """Returns the hook that saves every so many steps and at the last, and at each step looks whether an
+    earlier save has failed, and whether the run is being preempted: then it saves and stops with `PREEMPTED`."""
+
+    def hook(step: int, state: State, metrics: Metrics) -> str | None:
+        failed()
+        leaving = preempted(step)
+        if leaving or step % steps == 0 or step == last:
+            save(state, step, metrics)
+        return PREEMPTED if leaving and step != last else None
+
+    return hook
+
+
+def profiling(folder: Path, start: int, steps: int) -> Hook:
+    """Returns the hook that profiles `steps` steps after step `start`, for TensorBoard and Perfetto."""
+    running = [False]
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
-        grid = tile(draw(state))
+        if step == start:
+            jax.block_until_ready(metrics)
+            jax.profiler.start_trace(str(folder))
+            running[0] = True
+        elif running[0] and step >= start + steps:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            running[0] = False
+
+    return hook
+
+
+def pictures(draw: Callable[[State], np.ndarray], folder: Path, writers: Sequence[Any], *,
+             writes: bool = True) -> Hook:
+    """Returns the hook that draws samples [n, h, w, c] uint8 and keeps them as one picture, if this process writes."""
+
+    def hook(step: int, state: State, metrics: Metrics) -> None:
+        images = draw(state)  # all processes take part in it
+        if not writes:
+            return
+        grid = tile(images)
         folder.mkdir(parents=True, exist_ok=True)
         draw_png(grid, folder / f"{step:08d}.png")
         for writer in writers:
@@ -141,7 +178,8 @@ def pictures(draw: Callable[[State], np.ndarray], folder: Path, writers: Sequenc
 
 def draw_png(image: np.ndarray, path: Path) -> None:
     """Writes an image [h, w, c] uint8, gray where c is 1."""
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+    with path.open("wb") as file:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, format="PNG")
 
 
 def tile(images: np.ndarray, *, columns: int | None = None, least: int = 256) -> np.ndarray:

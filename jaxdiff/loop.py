@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from jaxdiff import train
+from jaxdiff import data, train
 from jaxdiff.protocols import Batch, Key
 
 __all__ = ["fit", "on_mesh"]
@@ -16,8 +16,13 @@ __all__ = ["fit", "on_mesh"]
 AHEAD = 2  # steps; free on a TPU, and without it loops on virtual devices deadlock
 
 
+def _untimed(part: str) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()
+
+
 def fit(step: Callable, state: train.State, batches: Callable[[int], Iterator[Batch]], key: Key, *, steps: int,
-        hooks: Sequence[Callable] = (), put: Callable = lambda batch: batch) -> tuple[train.State, str | None]:
+        hooks: Sequence[Callable] = (), put: Callable = lambda batch: batch, beat: Callable = lambda step: None,
+        clock: Callable = _untimed, run: Callable | None = None) -> tuple[train.State, str | None]:
     """Trains from `state.step` to `steps`.
 
     Args:
@@ -28,20 +33,31 @@ def fit(step: Callable, state: train.State, batches: Callable[[int], Iterator[Ba
       steps: the last step's number; a run that has reached it does nothing.
       hooks: `(step, state, metrics) -> None or a reason to stop`, after each step, in order.  The state is
         theirs during the call alone.
-      put: makes the global batch from this process's rows.
+      put: makes the global batch from this process's rows, some steps ahead of its use.
+      beat: is told of every step that the device has finished.
+      clock: `part -> context` in which "data", "dispatch" and "device" take place.
+      run: the step compiled already; compiled by the first call if None.
 
     Returns:
       The state, and the reason why a hook stopped, or None.
     """
-    run = train.compiled(step, state)
+    run = run or train.compiled(step, state)
     start = int(state.step)
     recent: deque = deque()
-    with on_mesh(state):
-        for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
-            state, metrics = run(state, put(batch), key)
-            recent.append(metrics)
+    with on_mesh(state), contextlib.closing(data.ahead(batches(start), put, depth=AHEAD)) as source:
+        for number in range(start + 1, steps + 1):
+            with clock("data"):
+                batch = next(source, None)
+            if batch is None:
+                raise RuntimeError(f"the loader ended at step {number} of {steps}")
+            with clock("dispatch"):
+                state, metrics = run(state, batch, key)
+            recent.append((number, metrics))
             if len(recent) > AHEAD:
-                jax.block_until_ready(recent.popleft())
+                finished, waited = recent.popleft()
+                with clock("device"):
+                    jax.block_until_ready(waited)
+                beat(finished)
             for hook in hooks:
                 reason = hook(number, state, metrics)
                 if reason is not None:

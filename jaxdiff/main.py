@@ -1,6 +1,7 @@
 """The command `jaxdiff`: flags and verbs.
 
-Exit status: 0 done, 1 a bug or a run that cannot go on, 2 a user's error, said in one line.
+Exit status: 0 done; 1 a bug or a run that cannot go on; 2 a user's error, said in one line; 42 start me again (the
+machine is being taken away, or nothing moved).
 """
 
 import argparse
@@ -8,6 +9,7 @@ import ast
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +21,9 @@ __all__ = ["main", "run"]
 
 BRING_EXAMPLE = "jaxdiff convert edm-cifar10-32x32-cond-vp.pkl --layout=edm --workdir=runs/edm_cifar10"
 CODE_EXAMPLE = "jaxdiff encode --workdir=runs/vae --data=\"{'name': 'folder', ...}\" --out=data/latents"
+DATA_EXAMPLE = "jaxdiff data check --config=configs/edm.py:ddpmpp_64 --needs=2000"
 BACK_EXAMPLE = "jaxdiff export --workdir=runs/dit --layout=dit --out=dit.safetensors"
+PLAN_EXAMPLE = "jaxdiff plan --config=configs/dit.py:xl_2 --topology=v5e:4x4 --image=32,32,4"
 TRAIN_EXAMPLE = "jaxdiff train --config=configs/digits.py --workdir=runs/digits --config.seed=1"
 
 
@@ -40,7 +44,8 @@ def _parser() -> _Parser:
     def verb(name: str, summary: str, example: str) -> _Parser:
         made = verbs.add_parser(name, help=summary, description=summary, epilog=f"Example: {example}",
                                 allow_abbrev=False)
-        made.add_argument("--workdir", required=True, metavar="DIR", type=Path, help="the run's folder")
+        made.add_argument("--workdir", required=True, metavar="DIR", type=_located,
+                          help="the run's folder, on a disk or gs://BUCKET/FOLDER")
         return made
 
     train = verb("train", "Train, or go on training what lies in the folder.", TRAIN_EXAMPLE)
@@ -62,6 +67,14 @@ def _parser() -> _Parser:
             made.add_argument("--out", type=Path, metavar="DIR", help="where samples.png and samples.npz go; "
                               "default: the run's folder")
     _border(verb)
+    _inspecting(verbs.add_parser("data", help="Look through the data of a config.", description="Look through the "
+                                 "data of a config: what is there, what is broken, and how fast it comes.",
+                                 epilog=f"Example: {DATA_EXAMPLE}", allow_abbrev=False))
+    _planning(verbs.add_parser("plan", help="Say what a config will take of a TPU, before there is one.",
+                               description="Compile the train step and the sampler of a config for a TPU topology, "
+                               "with no TPU: does it fit, how fast can it be at most, what batch fits.  Exit status 1 where "
+                               "a program does not fit or was not compiled.",
+                               epilog=f"Example: {PLAN_EXAMPLE}", allow_abbrev=False))
     verb("report", "Draw the loss curve and print the results of a run.", "jaxdiff report --workdir=runs/digits")
     return parser
 
@@ -84,6 +97,42 @@ def _border(verb: Callable[..., argparse.ArgumentParser]) -> None:
     back.add_argument("--ema", metavar="NAME", help="an average of the run; default: its first")
 
 
+def _inspecting(made: argparse.ArgumentParser) -> None:
+    made.add_argument("what", choices=("check",))
+    made.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    made.add_argument("--examples", type=int, metavar="N", help="decode so many, evenly spread; default: all")
+    made.add_argument("--seconds", type=float, default=5.0, help="for how long the loader is timed (%(default)s)")
+    made.add_argument("--json", action="store_true", help="print JSON, with every problem")
+    speed = made.add_mutually_exclusive_group()
+    speed.add_argument("--needs", type=float, metavar="IMG_PER_S", help="what a training step can take")
+    speed.add_argument("--workdir", metavar="DIR", type=_located, help="a run that has logged it")
+    speed.add_argument("--steps", type=int, metavar="N", help="measure it here, over so many steps")
+
+
+def _planning(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    made.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:4x4, v5p:2x2x1, v6e:4x4")
+    made.add_argument("--slices", type=int, default=1, metavar="N", help="of that topology (%(default)s)")
+    made.add_argument("--host_bounds", type=_sizes, metavar="X,Y,Z", help="chips of a host, such as 2,4,1")
+    made.add_argument("--effort", type=float, default=-1.0, metavar="E", help="of the compiler, from -1 (soon) to 1; a "
+                      "run has 0, and more or less memory (%(default)g)")
+    made.add_argument("--image", type=_sizes, metavar="H,W,C", help="what the network sees, where data are not there")
+    made.add_argument("--condition", type=_named_sizes, action="append", default=[], metavar="NAME=N[,M...]",
+                      help="the shape of a condition of one example, such as text=77,768")
+    made.add_argument("--only", choices=("train", "sample"), help="one program; default: both")
+    made.add_argument("--no_search", action="store_true", help="leave out the largest batch: two compiles less")
+    made.add_argument("--compile_timeout", type=float, default=3600.0, metavar="SECONDS", help="(%(default)g)")
+    made.add_argument("--platform", choices=("tpu", "cpu"), help="default: tpu, where libtpu is installed")
+    made.add_argument("--again", action="store_true", help="compile what was compiled before")
+    made.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _located(text: str) -> Any:
+    from jaxdiff import workdir
+
+    return workdir.located(text)
+
+
 def _part(text: str) -> dict[str, Any]:
     try:
         part = ast.literal_eval(text)
@@ -101,13 +150,43 @@ def _labels(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"labels are whole numbers, such as 3 or 0,1,2; got {text!r}") from None
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"sizes are whole numbers, such as 32,32,3; got {text!r}") from None
+
+
+def _named_sizes(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, sizes = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"a condition has a name and sizes, such as text=77,768; got {text!r}")
+    return name, _sizes(sizes)
+
+
 def run() -> NoReturn:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    """The console script: one of the processes of its program, whose end the others hear of."""
+    from jaxdiff import processes
+
+    problem = ""
+    try:
+        status = main(sys.argv[1:], joined=True)
+    except SystemExit as ended:  # of --help
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException as error:
+        traceback.print_exc()
+        status, problem = processes.verdict(error), f"{type(error).__name__}: {error}".partition("\n")[0]
+    processes.leave(status, problem)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs one verb; returns the exit status."""
+def main(argv: Sequence[str], *, joined: bool = False) -> int:
+    """Runs one verb; returns the exit status.
+
+    Args:
+      argv: the words after `jaxdiff`.
+      joined: join the other processes of the program first; the process can then be told to end, and must leave by
+        `processes.leave`.
+    """
     sys.path.insert(0, os.getcwd())  # so that a user's own parts import
     try:
         from jaxdiff import overrides
@@ -115,6 +194,7 @@ def main(argv: Sequence[str]) -> int:
         with _users():
             rest, pairs = overrides.split(argv)
         args = _parse(rest)
+        args.joined = joined
         return _VERBS[args.verb](args, pairs)
     except UserError as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
@@ -153,34 +233,72 @@ def _refuse(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _train(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
-    from jaxdiff import overrides
+    from jaxdiff import attempts, experiment, overrides, pace, processes
 
+    clock = pace.Clock()
     with _users():
         config = overrides.apply(overrides.load(args.config), pairs)
-        from jaxdiff import verbs
+        limits = experiment.limits(config)
+    with clock("join"):
+        _join(args, limits)
+    from jaxdiff import verbs
 
-        run = verbs.prepare(args.workdir, config)
-    return verbs.train(run)
+    try:
+        with _users():
+            attempt = verbs.begun(args.workdir, config)
+    except attempts.InVain as error:
+        print(f"jaxdiff: {error}", file=sys.stderr)
+        return 1
+    with processes.guard(limits, last=attempt.end) as beat, attempt.recorded():
+        with _users():
+            run = verbs.prepare(args.workdir, config, attempt, clock)
+        return verbs.train(run, beat)
+
+
+def _join(args: argparse.Namespace, limits: Any) -> None:
+    """Joins the other processes, before anything touches a device."""
+    from jaxdiff import processes
+
+    if args.joined:
+        with _users():
+            processes.start(limits.heartbeat)
+
+
+@contextlib.contextmanager
+def _drawing(args: argparse.Namespace, slot: str, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, Callable]]:
+    """Yields a run's config, changed, and what is to be told of every batch of samples."""
+    from jaxdiff import experiment, processes, verbs
+
+    with _users():
+        config = verbs.changed(args.workdir, _flags(args, slot), pairs)
+        limits = experiment.limits(config)
+    _join(args, limits)
+    try:
+        with processes.guard(limits) as beat:
+            yield config, beat
+    except verbs.Preempted:
+        print("jaxdiff: preempted: to be started again", file=sys.stderr)
+        raise SystemExit(processes.AGAIN) from None
 
 
 def _sample(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     from jaxdiff import verbs
 
-    with _users():
-        config = verbs.changed(args.workdir, _flags(args, "sample"), pairs)
-        drawing = verbs.ready(args.workdir, config, step=args.checkpoint, labels=args.label,
-                              conditions=args.conditions)
-    return verbs.sample(args.out or args.workdir, drawing)
+    with _drawing(args, "sample", pairs) as (config, beat):
+        with _users():
+            drawing = verbs.ready(args.workdir, config, step=args.checkpoint, labels=args.label,
+                                  conditions=args.conditions)
+        return verbs.sample(args.out or args.workdir, drawing, beat)
 
 
 def _evaluate(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     from jaxdiff import experiment, verbs
 
-    with _users():
-        config = verbs.changed(args.workdir, _flags(args, "evaluate"), pairs)
-        drawing = verbs.ready(args.workdir, config, step=args.checkpoint, judged=True)
-        scoring = experiment.scoring(config)
-    return verbs.evaluate(args.workdir, drawing, scoring)
+    with _drawing(args, "evaluate", pairs) as (config, beat):
+        with _users():
+            drawing = verbs.ready(args.workdir, config, step=args.checkpoint, judged=True)
+            scoring = experiment.scoring(config)
+        return verbs.evaluate(args.workdir, drawing, scoring, beat)
 
 
 def _report(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
@@ -218,6 +336,42 @@ def _export(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     return 0
 
 
+def _data(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    import json
+
+    with _users():
+        from jaxdiff import inspection, overrides
+
+        if args.examples is not None and args.examples < 1:
+            raise ValueError(f"--examples must be at least 1, got {args.examples}")
+        config = overrides.apply(overrides.load(args.config), pairs)
+        needs = args.needs if args.workdir is None else inspection.pace_of(args.workdir)
+        told = inspection.check(config, most=args.examples, seconds=args.seconds)
+        if args.steps and not told["problems"]:
+            try:
+                needs = inspection.step_pace(config, args.steps)
+            except ValueError as error:  # what was found of the data is said all the same
+                told["problems"].append(f"no step can be taken: {error}")
+    told |= {} if needs is None else {"needs": {"images_per_second": needs}}
+    print(json.dumps(told, indent=2) if args.json else "\n".join(inspection.lines(told, needs)))
+    return 1 if told["problems"] else 0
+
+
+def _plan(args: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    import json
+
+    with _users():
+        from jaxdiff import overrides, planning
+
+        config = overrides.apply(overrides.load(args.config), pairs)
+        told = planning.planned(
+            config, args.topology, slices=args.slices, bounds=args.host_bounds, effort=args.effort, image=args.image,
+            conditions=dict(args.condition), programs=(args.only,) if args.only else planning.PROGRAMS,
+            search=not args.no_search, platform=args.platform, timeout=args.compile_timeout, again=args.again)
+    print(json.dumps(told, indent=2) if args.json else "\n".join(planning.lines(told)))
+    return 0 if all("fits" in program and program["fits"] for program in told["programs"].values()) else 1
+
+
 def _flags(args: argparse.Namespace, slot: str) -> list[tuple[str, Any]]:
     """Returns a command's flags as what they change in the config."""
     sampler = None if args.sampler is None else {"name": args.sampler}
@@ -227,5 +381,5 @@ def _flags(args: argparse.Namespace, slot: str) -> list[tuple[str, Any]]:
 
 _VERBS: dict[str, Callable[[argparse.Namespace, Sequence[tuple[str, str]]], int]] = {
     "train": _train, "sample": _sample, "evaluate": _evaluate, "report": _report, "convert": _convert,
-    "encode": _encode, "export": _export,
+    "encode": _encode, "export": _export, "data": _data, "plan": _plan,
 }

@@ -186,7 +186,7 @@ def preempted(step: int) -> bool:
 
 @contextlib.contextmanager
 def guard(limits: Limits, *, last: Callable[[int, str], None] = lambda status, problem: None,
-          end: Callable[[int], Any] = os._exit) -> Iterator[Callable[[int], None]]:
+          end: Callable[[int], Any] = os._exit) -> Iterator[Callable]:
     """Within it, a run that stalls is ended, and so is one whose peer has failed.
 
     Args:
@@ -195,13 +195,14 @@ def guard(limits: Limits, *, last: Callable[[int, str], None] = lambda status, p
       end: `(status) -> None`, leaves the process.
 
     Yields:
-      `beat(step)`, to be called when a step, or a batch of samples, has finished.
+      `beat(step)`, to be called when a step has finished; `beat()` when something else has, such as a batch of
+      samples.
     """
     seen: dict[str, Any] = {"step": 0, "at": time.monotonic(), "limit": limits.first}
     ended = threading.Event()
 
-    def beat(step: int) -> None:
-        seen.update(step=step, at=time.monotonic(), limit=limits.stall)
+    def beat(step: int | None = None) -> None:
+        seen.update(step=seen["step"] if step is None else step, at=time.monotonic(), limit=limits.stall)
 
     def look() -> None:
         while not ended.wait(min(LOOK_SECONDS, limits.stall / 4)):
@@ -288,7 +289,9 @@ def leave(status: int, problem: str = "") -> NoReturn:
     for _ in range(3 if status == AGAIN and _count() > 1 else 0):  # was it one that has said why?
         found = found or _failure()
         time.sleep(LOOK_SECONDS)
-    status = found[0] if found else status
+    if found is not None:
+        status = found[0]
+        _say(found[1])
     _publish(FAILED, f"{status} {problem}")
     if leads() and _count() > 1:
         time.sleep(3 * LOOK_SECONDS)  # with the coordinator gone the others could not read why

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,7 +18,7 @@ from jaxdiff.denoiser import Denoiser
 from jaxdiff.protocols import Key
 from jaxdiff.times import Times
 
-__all__ = ["generate", "stream"]
+__all__ = ["generate", "stream", "traced"]
 
 AHEAD = 2  # batches
 PRECISIONS = ("default", "high", "highest")
@@ -26,7 +27,7 @@ PRECISIONS = ("default", "high", "highest")
 def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, shape: tuple[int, ...],
            indices: Sequence[int], batch: int = 256, cond_of: Callable | None = None,
            then: Callable | None = None, given: tuple = (), mesh: Any = None,
-           precision: str = "default") -> Iterator[tuple[np.ndarray, Any, float]]:
+           precision: str = "default", beat: Callable = lambda: None) -> Iterator[tuple[np.ndarray, Any, float]]:
     """Yields the samples of `indices`, batch by batch.
 
     Args:
@@ -44,6 +45,7 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
       mesh: a mesh `(data, fsdp, tensor)` to split batches over.
       precision: of matrix products, one of `PRECISIONS`; "default" is the device's own, which on a TPU and on recent
         GPUs has 3 digits.  Times, schedules and the sampler's arithmetic are float32 whatever it is.
+      beat: called when a batch has been made.
 
     Yields:
       (indices [n], then(x) as numpy with leading n, nfe: the mean of the n where samples differ).
@@ -70,14 +72,20 @@ def stream(denoiser: Denoiser, sampler: Callable, times: Times, key: Key, *, sha
         cond = None if cond_of is None else jax.tree.map(jnp.asarray, dict(cond_of(padded)))
         rows = (jnp.asarray(padded), cond)
         if lies is not None:
-            rows = jax.device_put(rows, lies)
+            rows = jax.tree.map(partial(_spread, lies), rows)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             out = _draw(denoiser, key, *rows, given, times, sampler, shape, then, precision)
         pending.append((part, out))
         if len(pending) > AHEAD:
-            yield _fetched(*pending.popleft())
+            yield _fetched(pending.popleft(), beat)
     while pending:
-        yield _fetched(*pending.popleft())
+        yield _fetched(pending.popleft(), beat)
+
+
+def _spread(lies: NamedSharding, values: Any) -> jax.Array:
+    """Every process has all of the values, and gives its devices their rows."""
+    held = np.asarray(values)
+    return jax.make_array_from_callback(held.shape, lies, lambda index: held[index])
 
 
 @partial(jax.jit, static_argnames=("sampler", "shape", "then", "precision"))
@@ -91,6 +99,23 @@ def _draw(denoiser: Denoiser, key: Key, indices: jax.Array, cond: Any, given: tu
     return (x if then is None else then(x, *given)), aux["nfe"]
 
 
+def traced(denoiser: Denoiser, sampler: Callable, times: Times, *, shape: tuple[int, ...], batch: int, cond: Any = None,
+           then: Callable | None = None, given: tuple = (), mesh: Any, precision: str = "default") -> Any:
+    """Returns the program that `stream` runs for a batch, a `jax.stages.Traced` to be counted and lowered.
+
+    Args:
+      denoiser: its leaves are shapes with shardings.
+      sampler, times, shape, batch, then, given, mesh, precision: as of `stream`.
+      cond: shapes of the conditions of a batch, [batch, ...].
+    """
+    lies, whole = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P())
+    key = jax.ShapeDtypeStruct((), jax.random.key(0, impl="threefry2x32").dtype, sharding=whole)
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype, sharding=lies),
+                        (jax.ShapeDtypeStruct((batch,), jnp.uint32), cond))
+    with jax.set_mesh(mesh):
+        return _draw.trace(denoiser, key, *rows, given, times, sampler, shape, then, precision)
+
+
 def _threefry(key: Key) -> Key:
     if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise ValueError(f"the key must be one typed key, jax.random.key(seed), got {key.dtype}{list(key.shape)}")
@@ -99,8 +124,11 @@ def _threefry(key: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
 
 
-def _fetched(part: np.ndarray, out: tuple) -> tuple[np.ndarray, Any, float]:
-    made, nfe = out
+def _fetched(drawn: tuple[np.ndarray, tuple], beat: Callable) -> tuple[np.ndarray, Any, float]:
+    part, out = drawn
+    spread = any(not leaf.is_fully_addressable for leaf in jax.tree.leaves(out))
+    made, nfe = multihost_utils.process_allgather(out, tiled=True) if spread else jax.device_get(out)
+    beat()
     return part, jax.tree.map(lambda a: np.asarray(a)[: len(part)], made), _mean(np.atleast_1d(nfe)[: len(part)])
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ["JAXDIFF_CACHE"] = ""  # folders of tests are not to be remembered
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -222,3 +223,60 @@ def test_checksums_and_restored_arrays_are_those_of_any_mesh(run_python, tmp_pat
         assert kernel.sharding == split.sharding
         np.testing.assert_array_equal(kernel, np.arange(12.0).reshape(3, 4) + 3)
     """, devices=8)
+
+
+FULL = """
+    import resource, time
+    import jax.numpy as jnp
+    from pathlib import Path
+    from jaxdiff import checkpoint, train
+    folder = Path(FOLDER)
+    def state(step, size):
+        params = {"w": jnp.arange(size, dtype=jnp.float32)}
+        return train.State(jnp.int32(step), params, {"decay_0.9": {"w": jnp.ones(2)}}, ())
+    store = checkpoint.opened(folder, {"seed": 0}, keep=9)
+    checkpoint.save(store, state(1, 1_000), 1)
+    store.manager.wait_until_finished()
+    if LIMIT:  # no disk of our own to fill: no file may grow beyond this, which the writer sees as it sees a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    checkpoint.save(store, state(2, 12_000_000), 2)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 30:
+        try:
+            checkpoint.failed(store)
+        except checkpoint.Failed as error:
+            print(f"failed after {time.monotonic() - begun:.1f} s: {error}")
+            break
+        time.sleep(0.05)  # a step
+    found = checkpoint.restore(checkpoint.opened(folder, None), {"params": {"w": jnp.zeros(1_000)}}, step=1)
+    print("restored", found[0], float(found[1]["params"]["w"][-1]))
+"""
+
+
+def test_a_full_disk_fails_the_run_at_once_and_the_last_good_one_stays(tmp_path, run_python):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", str(disk)], check=False,
+                             capture_output=True).returncode == 0
+    try:
+        out = run_python(FULL.replace("FOLDER", repr(str(disk))).replace("LIMIT", repr(not mounted)), devices=1)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+    print(out, "a small disk" if mounted else "a limit to files")
+    assert "saving a checkpoint to" in out and "restored 1 999.0" in out
+
+
+def test_the_best_by_a_metric_is_kept_beside_the_newest_also_after_a_restart(tmp_path):
+    rule = {"metric": "fid", "mode": "min", "number": 1}
+    store = checkpoint.opened(tmp_path, PRINT, keep=1, keep_best=rule)
+    for step, fid in ((1, 9.0), (2, 3.0), (3, 5.0)):
+        checkpoint.save(store, state(step), step, {"fid": fid})
+    checkpoint.finish(store)
+    assert checkpoint.steps_in(tmp_path) == [2, 3]
+    store = checkpoint.opened(tmp_path, PRINT, keep=1, keep_best=rule)
+    checkpoint.save(store, state(4), 4, {"fid": 4.0})
+    checkpoint.finish(store)
+    assert checkpoint.steps_in(tmp_path) == [2, 4]
+    with pytest.raises(ValueError, match="must be 'min' or 'max', got 'least'"):
+        checkpoint.opened(tmp_path, PRINT, keep_best={**rule, "mode": "least"})

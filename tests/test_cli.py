@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff import workdir
 from jaxdiff.main import main
 
 DIGITS = str(Path(__file__).parents[1] / "configs" / "digits.py") + ":tiny"
@@ -53,7 +54,7 @@ def test_training_leaves_what_the_readme_promises(trained):
     about = json.loads((trained / "run.json").read_text())
     assert about["parameters"] > 1000 and about["device"]["platform"] == "cpu" and about["versions"]["jax"]
     assert about["config"]["network"]["num_classes"] == 10 and about["fingerprint"]["batch"] == 16
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lines = [row for row in workdir.rows(trained / "metrics.jsonl") if "event" not in row]
     assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
 
 
@@ -128,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys)
     err = capsys.readouterr().err
     assert status == 1
     assert "not finite 4 times in a row" in err and "the last good checkpoint is of step" in err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [row for row in workdir.rows(tmp_path / "run" / "metrics.jsonl") if "event" not in row]
     assert sum(line["skipped"] for line in lines) >= 4
 
 
@@ -146,11 +147,19 @@ def test_a_missing_workdir_beside_others(capsys, copied):
     assert f"there are {copied}" in line
 
 
+class OutOfReach(PurePosixPath):
+    """A folder of a bucket, offline."""
+
+    def exists(self):
+        raise RuntimeError("no such host\nand more")
+
+
 @pytest.mark.parametrize("verb", ["train", "sample", "report"])
-def test_a_workdir_in_a_bucket_is_not_taken_for_a_local_folder(capsys, tmp_path, monkeypatch, verb):
+def test_a_bucket_that_is_out_of_reach_is_one_line_and_no_local_folder(capsys, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workdir, "located", OutOfReach)
     config = [f"--config={DIGITS}"] if verb == "train" else []
-    assert "mount the bucket" in refused(capsys, verb, *config, "--workdir=gs://bucket/run")
+    assert "the bucket cannot be reached (no such host)" in refused(capsys, verb, *config, "--workdir=gs://bucket/run")
     assert not list(tmp_path.iterdir())
 
 

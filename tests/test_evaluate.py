@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff import data, evaluate
+from jaxdiff import data, evaluate, workdir
 from jaxdiff.metrics import features
 
 
@@ -57,5 +57,5 @@ def test_rows_are_appended_whole(tmp_path):
     path = tmp_path / "eval" / "results.jsonl"
     evaluate.append(path, {"n": 3})
     evaluate.append(path, {"n": 4})
-    assert [row["n"] for row in evaluate.read(path)] == [3, 4]
-    assert list(evaluate.read(tmp_path / "none.jsonl")) == []
+    assert [row["n"] for row in workdir.rows(path)] == [3, 4]
+    assert list(workdir.rows(tmp_path / "none.jsonl")) == []

@@ -22,12 +22,12 @@ FOLDERS = ("jaxdiff", "configs", "launch", "tests", "benchmarks")
 # right of it may also import what is left of it.
 FLOORS = {
     0: "protocols build",
-    1: "process parameterization layers mesh processes flops foreign data | times",
+    1: "process parameterization layers mesh processes flops foreign data hlo | times",
     2: "denoiser networks metrics | walk",
     3: "objective guidance samplers likelihood inverse train adapt convert",
-    4: "checkpoint loop hooks sample plan report workdir",
+    4: "checkpoint loop sample plan report workdir pace | hooks attempts",
     5: "evaluate audit explain",
-    6: "experiment overrides | transfer latents",
+    6: "experiment overrides | transfer latents inspection planning",
     7: "verbs | main studio",
 }
 FLOOR = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff import evaluate, hooks, report, train
+from jaxdiff import hooks, pace, report, train, workdir
 
 STATE = train.State(jnp.int32(0), {}, {}, ())
 
@@ -46,14 +46,20 @@ def test_single_skipped_steps_stop_nothing():
 
 def test_the_journal_keeps_full_precision_and_no_nan(tmp_path):
     journal = hooks.Journal(tmp_path / "metrics.jsonl")
-    log = hooks.log([journal], batch=4)
+    measured = pace.Pace(batch=4, devices=2, macs=100, peak=1e6)
+    log = hooks.log([journal], measured)
     loss = np.float32(0.1) + np.float32(1e-7)
+    measured.lap()
     log(1, STATE, metrics(loss))
+    measured.lap()
     log(2, STATE, metrics(np.nan))
     journal.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.float32(lines[0]["loss"]) == loss and lines[0]["step"] == 1
+    assert "images_per_second" not in lines[0]  # between one lap and none there is no time
     assert lines[1]["loss"] is None and lines[1]["images_per_second"] > 0
+    assert lines[1]["images_per_second_per_device"] == pytest.approx(lines[1]["images_per_second"] / 2)
+    assert lines[1]["mfu"] == pytest.approx(6 * 100 * lines[1]["images_per_second"] / 2e6)
 
 
 def test_of_a_step_written_twice_the_last_line_counts():
@@ -64,7 +70,7 @@ def test_of_a_step_written_twice_the_last_line_counts():
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert list(evaluate.read(path)) == [{"step": 1, "loss": 2.0}]
+    assert list(workdir.rows(path)) == [{"step": 1, "loss": 2.0}]
 
 
 def test_plain_lines_where_there_is_no_terminal():
@@ -99,7 +105,7 @@ def test_a_failed_save_is_noticed_at_every_step():
 
 def test_saves_fall_on_their_steps_and_the_last():
     saved = []
-    hook = hooks.saving(lambda state, step: saved.append(step), lambda: None, steps=4, last=10)
+    hook = hooks.saving(lambda state, step, metrics: saved.append(step), lambda: None, steps=4, last=10)
     for step in range(1, 11):
         assert hook(step, STATE, {}) is None
     assert saved == [4, 8, 10]
@@ -153,3 +159,43 @@ def test_the_sparkline_falls_with_the_loss():
     bars = [report.BARS.index(c) for c in report.sparkline([100.0, 10.0, 1.0])]
     assert bars == sorted(bars, reverse=True) and bars[0] > bars[-1]
     assert len(report.sparkline(list(np.arange(1.0, 1000.0)), width=20)) == 20
+
+
+def test_a_preempted_run_saves_where_it_is_and_stops():
+    saved = []
+    hook = hooks.saving(lambda state, step, metrics: saved.append(step), lambda: None, steps=4, last=10,
+                        preempted=lambda step: step == 6)
+    reasons = [hook(step, STATE, {}) for step in range(1, 7)]
+    assert saved == [4, 6] and reasons == [None] * 5 + [hooks.PREEMPTED]
+
+
+def test_a_run_that_is_preempted_at_its_last_step_is_done():
+    hook = hooks.saving(lambda *_: None, lambda: None, steps=4, last=6, preempted=lambda step: True)
+    assert hook(6, STATE, {}) is None
+
+
+def test_the_first_step_is_waited_for_and_told_once():
+    told = []
+    hook = hooks.first(told.append)
+    for step in (8, 9, 10):
+        hook(step, STATE, metrics())
+    assert told == [8]
+
+
+def test_a_window_of_steps_is_profiled(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(hooks.jax.profiler, "start_trace", lambda folder: called.append(f"start {folder}"))
+    monkeypatch.setattr(hooks.jax.profiler, "stop_trace", lambda: called.append("stop"))
+    hook = hooks.profiling(tmp_path, 3, 2)
+    for step in range(1, 8):
+        before = len(called)
+        hook(step, STATE, metrics())
+        assert len(called) - before == (step in (3, 5))
+    assert called == [f"start {tmp_path}", "stop"]
+
+
+def test_only_the_process_that_leads_writes_pictures_which_all_draw(tmp_path):
+    drawn = []
+    draw = lambda state: drawn.append(1) or np.zeros((4, 8, 8, 1), np.uint8)
+    hooks.pictures(draw, tmp_path / "pictures", [], writes=False)(20, STATE, {})
+    assert drawn and not (tmp_path / "pictures").exists()

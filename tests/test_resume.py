@@ -33,7 +33,8 @@ def losses(workdir):
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found[row["step"]] = row["loss"], row["grad_norm"]
+        if "event" not in row:
+            found[row["step"]] = row["loss"], row["grad_norm"]
     return found
 
 

@@ -67,6 +67,13 @@ def _started(batch: int, train_images: int) -> ConfigDict:
     config.log_every_steps = 100
     config.picture_every_steps = 10_000
     config.tensorboard = True
+    config.ema_snapshot_every_images = placeholder(int)  # of power averages, to make others of them later
+    config.keep_every_steps = placeholder(int)  # kept for ever, beside the newest
+    config.keep_best = {"metric": placeholder(str), "mode": "min", "number": 1}
+    config.limits = {"heartbeat": 30, "barrier": 300.0, "stall": 900.0, "first": 3600.0, "attempts": 5}  # seconds
+    config.profile = {"start": placeholder(int), "steps": 5}
+    config.peak_tflops = placeholder(float)  # of a device that jaxdiff does not know
+    config.loader = {"threads": placeholder(int), "workers": 0}  # of what decodes images: their own choice, and none
     config.guidance = {"chain": ("classifier_free",), "classifier_free": {"scale": 1.0}}
     config.sample = {"num": 64, "batch": 256, "seed": 0, "ema": placeholder(str), "precision": "default"}
     config.evaluate = {"num": 50_000, "seed": 1, "features": ("pixels",), "classifier": placeholder(str)}

@@ -6,8 +6,12 @@ folder for the latest step, does not fall back from a damaged one and does not n
 a step is read, compared with its checksums, and otherwise passed over for the one before, loudly.
 """
 
+from jaxdiff.checkpoint import snapshots
 from jaxdiff.checkpoint.reading import restore
-from jaxdiff.checkpoint.store import Failed, Store, failed, finish, hush, items, opened, save, steps
+from jaxdiff.checkpoint.store import Failed, Store, failed, finish, hush, items, opened, save, steps, steps_in
 from jaxdiff.checkpoint.sums import checksums
 
-__all__ = ["Failed", "Store", "checksums", "failed", "finish", "hush", "items", "opened", "restore", "save", "steps"]
+__all__ = [
+    "Failed", "Store", "checksums", "failed", "finish", "hush", "items", "opened", "restore", "save",
+    "snapshots", "steps", "steps_in",
+]

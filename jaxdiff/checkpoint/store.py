@@ -16,6 +16,7 @@ from jaxdiff.train import State
 
 __all__ = [
     "Damaged", "Failed", "Store", "failed", "finish", "first_line", "hush", "items", "meta", "opened", "save", "steps",
+    "steps_in",
 ]
 
 FOLDER = "checkpoints"
@@ -37,17 +38,20 @@ class Store(NamedTuple):
     fingerprint: dict | None
 
 
-def opened(workdir: str, fingerprint: dict | None, *, keep: int = 2, keep_every_steps: int | None = None) -> Store:
-    """Opens the checkpoints of a run.
+def opened(workdir: Any, fingerprint: dict | None, *, keep: int = 2, keep_every_steps: int | None = None,
+           keep_best: Mapping[str, Any] | None = None) -> Store:
+    """Opens the checkpoints of a run; all processes do.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, on a disk or in a bucket (`gs://...`).
       fingerprint: of the data order (JSON values), compared with that of what is there; None to read only.
       keep: newest steps kept, >= 1.
       keep_every_steps: also kept for ever, every so many steps.
+      keep_best: `{"metric", "mode": "min" or "max", "number"}`: also kept, the best by a metric that `save` is given.
 
     Raises:
-      ValueError: the newest checkpoint was made with another fingerprint; or nothing there to read.
+      ValueError: the newest checkpoint was made with another fingerprint; or nothing there to read; a mode that is
+        neither min nor max.
     """
     folder = epath.Path(workdir).expanduser().resolve() / FOLDER
     if fingerprint is None:
@@ -58,13 +62,25 @@ def opened(workdir: str, fingerprint: dict | None, *, keep: int = 2, keep_every_
     for name, old, new in _differences(_fingerprint_of(folder), fingerprint):
         raise ValueError(f"{folder.parent} holds a run with {name}={old}, this one has {name}={new}; "
                          "choose another --workdir")
-    kept = [checkpoint_managers.LatestN(keep)]
-    if keep_every_steps:
-        kept.append(checkpoint_managers.EveryNSteps(keep_every_steps))
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept), cleanup_tmp_directories=True)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a failed save would print hundreds of its lines
-    return Store(folder, ocp.CheckpointManager(folder, options=options), fingerprint)
+    return Store(folder, ocp.CheckpointManager(folder, options=_kept(keep, keep_every_steps, keep_best)), fingerprint)
+
+
+def _kept(keep: int, every: int | None, best: Mapping[str, Any] | None) -> ocp.CheckpointManagerOptions:
+    rules: list = [checkpoint_managers.LatestN(keep)]
+    told: dict[str, Any] = {}
+    if every:
+        rules.append(checkpoint_managers.EveryNSteps(every))
+    if best:
+        name, mode = best["metric"], best["mode"]
+        if mode not in ("min", "max"):
+            raise ValueError(f"keep_best's mode must be 'min' or 'max', got {mode!r}")
+        of = lambda metrics: float(metrics[name])
+        rules.append(checkpoint_managers.BestN(get_metric_fn=of, reverse=mode == "min", n=best["number"],
+                                               keep_checkpoints_without_metrics=False))
+        told = {"best_fn": of, "best_mode": mode}  # or the metrics would not reach the disk
+    return ocp.CheckpointManagerOptions(preservation_policy=checkpoint_managers.AnyPreservationPolicy(rules),
+                                        cleanup_tmp_directories=True, **told)
 
 
 def hush() -> None:
@@ -78,6 +94,11 @@ def steps(store: Store) -> list[int]:
     if not store.folder.is_dir():
         return []
     return sorted(int(path.name) for path in store.folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def steps_in(workdir: Any) -> list[int]:
+    """Returns the steps that lie in a run's folder, ascending, sound or not."""
+    return steps(Store(epath.Path(workdir).expanduser().resolve() / FOLDER, None, None))
 
 
 def _fingerprint_of(folder: epath.Path) -> dict | None:
@@ -107,13 +128,13 @@ def items(state: State) -> dict[str, Any]:
 
 
 def save(store: Store, state: State, step: int, metrics: Mapping[str, float] | None = None) -> bool:
-    """Starts to save a step in the background; returns whether it was not there yet.
+    """Starts to save a step in the background; returns whether it was not there yet.  All processes call it.
 
     Args:
       store: opened for writing.
       state: copied before this returns, so that the next step may donate it.
       step: number of finished steps.
-      metrics: kept in `meta`.
+      metrics: kept in `meta`, and what `keep_best` looks at.
 
     Raises:
       Failed: an earlier save failed (disk full); what was saved before is sound.
@@ -126,9 +147,11 @@ def save(store: Store, state: State, step: int, metrics: Mapping[str, float] | N
     for item, tree in trees.items():
         sums = checksums(tree)
         arrays[item] = {path: [*facts, sums[path]] for path, facts in describe(tree).items()}
-    meta = {"step": step, "fingerprint": store.fingerprint, "metrics": dict(metrics or {}), "arrays": arrays}
+    told = {name: float(value) for name, value in (metrics or {}).items()}
+    about = {"step": step, "fingerprint": store.fingerprint, "metrics": told, "arrays": arrays}
     saved = {item: ocp.args.PyTreeSave(tree) for item, tree in trees.items()}
-    return store.manager.save(step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta)))
+    return store.manager.save(step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(about)),
+                              metrics=told or None)
 
 
 def failed(store: Store) -> None:

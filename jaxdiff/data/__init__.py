@@ -8,15 +8,16 @@ device (`prepare`) is in `jaxdiff.data.pixels`.
 """
 
 from jaxdiff.data import pixels, tokens
+from jaxdiff.data.archives import shards
 from jaxdiff.data.captions import captioned, encoded
 from jaxdiff.data.catalogue import tfds
 from jaxdiff.data.embedded import MIXTURE, digits, mixture, mock
 from jaxdiff.data.files import folder
 from jaxdiff.data.moments import latents, write_latents
-from jaxdiff.data.order import batches, fingerprint
+from jaxdiff.data.order import ahead, batches, fingerprint
 from jaxdiff.data.elsewhere import unseen
 
 __all__ = [
-    "MIXTURE", "batches", "captioned", "digits", "encoded", "fingerprint", "folder", "latents", "mixture", "mock",
-    "pixels", "tfds", "tokens", "unseen", "write_latents",
+    "MIXTURE", "ahead", "batches", "captioned", "digits", "encoded", "fingerprint", "folder", "latents", "mixture",
+    "mock", "pixels", "shards", "tfds", "tokens", "unseen", "write_latents",
 ]

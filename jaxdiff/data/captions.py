@@ -1,8 +1,9 @@
 """Captions beside images: as tokens, or as embeddings that an encoder wrote to a folder before.
 
 Captions are a `.txt` file, one a line, or a `.jsonl` file of `{"caption": ..., "file": ...}`, in the order of the
-images; `file`, which may be left out, is then compared with the image's own.  A folder of embeddings, as
-`python -m jaxdiff.data.embed` writes it, holds
+images; `file`, which may be left out, is then compared with the image's own.  Or they lie in the images' own shards,
+and are named as these are, `train-{000..127}.tar`.  A folder of embeddings, as `python -m jaxdiff.data.embed` writes
+it, holds
 
     embeddings.json   encoder, number and sha256 of the captions, shapes    captions.jsonl   what was encoded
     text.npy          float16 [n, m, d], zero where there is no token       mask.npy         bool [n, m]
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff.build import nearest
-from jaxdiff.data import tokens
+from jaxdiff.data import archives, tokens
 
 __all__ = ["ARRAYS", "Captions", "Joined", "as_lines", "captioned", "check_sum", "encoded", "parse", "read"]
 
@@ -48,6 +49,13 @@ class Joined:
     def __len__(self) -> int:
         return _length(self.images)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process is sent: of a mapped column the name of its file."""
+        return {**vars(self), "columns": _sent(self.columns), "images": _sent(self.images)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, columns=_received(state["columns"]), images=_received(state["images"]))
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = {name: np.array(column[index]) for name, column in self.columns.items()}
         if self.sums is not None and check_sum(row) != self.sums[index]:
@@ -62,7 +70,7 @@ def captioned(images: Any, *, captions: str, length: int = 77, tokenizer: str | 
 
     Args:
       images: a source of n images.
-      captions: a file of n captions, in the order of the images.
+      captions: a file of n captions, in the order of the images, or the shards of both.
       length: of a text in tokens; see `tokens.Tokenizer.encode`.
       tokenizer: a file that `tokens.save` wrote; None takes bytes.
 
@@ -110,17 +118,20 @@ def encoded(images: Any, *, embeddings: str) -> Joined:
 
 
 def read(path: str) -> Captions:
-    """Returns the captions of a `.txt` or `.jsonl` file; see the module.
+    """Returns the captions of a `.txt` or `.jsonl` file, or of shards; see the module.
 
     Raises:
       ValueError: no such file, one of another kind or without captions, or a line that is no caption.
     """
     file = Path(path).expanduser()
+    if file.suffix == ".tar":
+        texts, keys = archives.texts(path)
+        return Captions(tuple(texts), tuple(keys))
     if not file.is_file():
         beside = [other.name for kind in ("*.txt", "*.jsonl") for other in file.parent.glob(kind)]
         raise ValueError(f"no captions {path!r}{nearest(file.name, beside)}")
     if file.suffix not in (".txt", ".jsonl"):
-        raise ValueError(f"captions are a .txt or a .jsonl file, got {path!r}")
+        raise ValueError(f"captions are a .txt or a .jsonl file, or .tar shards, got {path!r}")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -164,6 +175,20 @@ def check_sum(row: Mapping[str, np.ndarray]) -> int:
         if name in row:
             crc = zlib.crc32(np.ascontiguousarray(row[name]).tobytes(), crc)
     return crc
+
+
+def _sent(columns: Any) -> Any:
+    if not isinstance(columns, Mapping):
+        return columns
+    return {name: Path(column.filename) if isinstance(column, np.memmap) and column.filename else column
+            for name, column in columns.items()}
+
+
+def _received(columns: Any) -> Any:
+    if not isinstance(columns, Mapping):
+        return columns
+    return {name: np.load(column, mmap_mode="r") if isinstance(column, Path) else column
+            for name, column in columns.items()}
 
 
 def _about(folder: Path) -> dict[str, Any]:

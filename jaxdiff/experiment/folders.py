@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdiff import checkpoint
+from jaxdiff import checkpoint, train
 from jaxdiff import workdir as workdirs
 from jaxdiff.build import nearest
 from jaxdiff.experiment.models import Model
@@ -36,12 +36,12 @@ def of_network(made: Model, params: Params) -> Params:
 
 def restored(workdir: Path, made: Model, ema: str | None = None, *, step: int | None = None,
              on: Any = None) -> tuple[int, str, Params]:
-    """Returns the step, the name and the values of an average of a checkpoint.
+    """Returns the step, the name and the values of an average of a checkpoint, or of one made of snapshots.
 
     Args:
       workdir: the run's folder.
       made: its model.
-      ema: an average; the run's first by default.
+      ema: an average, or a power average of any length where there are snapshots; the run's first by default.
       step: of the checkpoint; the newest by default.
       on: the mesh to put it on.
 
@@ -49,13 +49,27 @@ def restored(workdir: Path, made: Model, ema: str | None = None, *, step: int | 
       ValueError: no such average or checkpoint, or a damaged one.
     """
     name = made.ema[0] if ema is None else ema
+    shapes = made.shapes(on).params  # an average is used as the parameters are, wherever training kept it
     if name not in made.ema:
-        raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, made.ema)}")
+        return _reconstructed(workdir, made, name, shapes, step)
     store = checkpoint.opened(str(workdir), None)
-    found = checkpoint.restore(store, {"ema": {name: made.shapes(on).ema[name]}}, step=step)
+    found = checkpoint.restore(store, {"ema": {name: shapes}}, step=step)
     if found is None:
         raise ValueError(f"the checkpoints in {store.folder} have just gone")
     return found[0], name, found[1]["ema"][name]
+
+
+def _reconstructed(workdir: Path, made: Model, name: str, shapes: Params, step: int | None) -> tuple[int, str, Params]:
+    """Returns a power average that the run did not keep, of its snapshots."""
+    there = checkpoint.snapshots.steps(str(workdir))
+    if not there or not name.startswith("power_"):
+        also = (f"; its snapshots of steps {there[0]} to {there[-1]} make every power average, such as power_0.15"
+                if there else "")
+        raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, made.ema)}{also}")
+    train.averages.decay_of(name)  # says what is wrong with it
+    length = float(name.removeprefix("power_"))
+    found = checkpoint.snapshots.reconstructed(str(workdir), shapes, length, step)
+    return found.step, name, found.params
 
 
 def next_step(workdir: Path, draws: bool) -> str:

@@ -39,6 +39,11 @@ class VLB:
     denoising: matching.Denoising
     bins: int | None
 
+    @property
+    def network(self) -> Network:
+        """The network, as of the loss that is bounded."""
+        return self.denoising.network
+
     def init(self, batch: Batch, key: Key) -> Params:
         """Returns the parameters of the network, and of the process where it has some."""
         process = self.denoising.process

@@ -23,7 +23,9 @@ from jaxdiff.protocols import (
     Array, Batch, Cond, Context, Key, LearnedProcess, Metrics, Network, Parameterization, Params, Process,
 )
 
-__all__ = ["Denoising", "denoising"]
+__all__ = ["AUGMENT", "Denoising", "denoising"]
+
+AUGMENT = "augment"  # of a condition: what was done to the image, which a network must always be told
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +61,8 @@ class Denoising:
         if not self.drop or cond is None or self.null is None:
             return cond
         swap = lambda value, none: jnp.where(processes.expand(mask, value), jnp.asarray(none, value.dtype), value)
-        return jax.tree.map(swap, dict(cond), dict(self.null))
+        kept = {AUGMENT: cond[AUGMENT]} if AUGMENT in cond else {}
+        return jax.tree.map(swap, dict(cond), dict(self.null)) | kept
 
     def __call__(self, params: Params, batch: Batch, key: Key, context: Context) -> tuple[Array, Metrics]:
         """Returns the loss () and metrics; draws first unless the batch is drawn."""
@@ -101,7 +104,8 @@ def denoising(network: Network, process: Process, parameterization: Parameteriza
       parameterization: what the network predicts.
       levels: `(process, u [b]) -> t [b]`, see `jaxdiff.objective.levels`.
       weighting: `logsnr [b] -> w [b]` on the error of ε, or None for no weight; see `jaxdiff.objective.weighting`.
-      drop: probability in [0, 1] with which an example's condition becomes `null`, all of it together.
+      drop: probability in [0, 1] with which an example's condition becomes `null`, all of it together but for
+        "augment": an image that was augmented without a word would be learnt as one that was not.
       null: the condition that stands for none: the keys of `cond`, no batch axis.
       stratified: spread the levels evenly over the batch, which lowers the loss's variance; or draw each by itself.
       importance: divide by the density of log-SNR of the levels drawn.

@@ -49,6 +49,11 @@ class Balanced:
     denoising: matching.Denoising
     uncertainty: Uncertainty
 
+    @property
+    def network(self) -> Any:
+        """The network, as of the loss that is balanced."""
+        return self.denoising.network
+
     def init(self, batch: Batch, key: Key) -> Params:
         """Returns the parameters of network and uncertainty."""
         network_key, uncertainty_key = jax.random.split(key)

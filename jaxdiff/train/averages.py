@@ -17,7 +17,7 @@ import numpy as np
 from jaxdiff.build import nearest
 from jaxdiff.protocols import Array, Params
 
-__all__ = ["CONVERTED", "advance", "decay_of", "power_exponent"]
+__all__ = ["CONVERTED", "advance", "decay_of", "length_of", "power_exponent"]
 
 CONVERTED = "converted"
 
@@ -46,6 +46,11 @@ def advance(name: str, ema: Params, params: Params, update: Array) -> Params:
     """Returns the average `name` after the parameters of update k = 1, 2, ...."""
     keep = decay_of(name)(update)
     return jax.tree.map(lambda e, p: e + (1 - keep) * (p - e), ema, params)
+
+
+def length_of(name: str) -> float | None:
+    """Returns the length of a power average, 0.05 of `power_0.05`; None of every other kind."""
+    return float(name.partition("_")[2]) if name.startswith("power_") else None
 
 
 def power_exponent(length: float) -> float:

@@ -11,6 +11,7 @@ from jaxdiff import mesh as meshes
 from jaxdiff.data.pixels import as_is
 from jaxdiff.protocols import Array, Batch, Key, Objective, Params
 from jaxdiff.train import averages
+from jaxdiff.train.scanned import stacks
 
 __all__ = ["State", "init", "shapes"]
 
@@ -26,7 +27,7 @@ class State(NamedTuple):
 
 
 def init(objective: Objective, optimizer: optax.GradientTransformation, batch: Batch, key: Key, *, mesh: Any = None,
-         rules: tuple = (), ema: tuple[str, ...] = ("decay_0.999",), frozen: Any = None,
+         rules: tuple = (), zero: bool = False, ema: tuple[str, ...] = ("decay_0.999",), frozen: Any = None,
          prepare: Callable = as_is) -> State:
     """Returns the state before the first step.
 
@@ -37,31 +38,31 @@ def init(objective: Objective, optimizer: optax.GradientTransformation, batch: B
       key: for the parameters.
       mesh: where the state lies; None leaves it on the default device.
       rules: `((pattern, spec), ...)` for parameters by path; see `jaxdiff.mesh.specs`.
+      zero: averages and the optimizer's moments are cut over data as well (ZeRO); parameters lie as the rules say.
       ema: names of averages; see `jaxdiff.train.averages`.
       frozen: kept as it is.
       prepare: `(batch, key, frozen) -> Batch`, what the step applies first.
 
     Raises:
-      ValueError: an unknown average, or a rule that decides nothing or does not divide.
+      ValueError: an unknown average, or a rule that decides nothing, does not divide or cuts a stack of blocks.
     """
     create = _creator(objective, optimizer, batch, ema, frozen, prepare)
     if mesh is None:
         here = jnp.zeros(()).sharding  # the default device's, committed, as the step gives the state back:
         return jax.jit(create, out_shardings=here)(key)._replace(frozen=frozen)  # or it would compile twice
-    lies = _shardings(mesh, jax.eval_shape(create, key), rules)
+    _, lies = _shardings(mesh, create, rules, zero)
     with jax.set_mesh(mesh):
         return jax.jit(create, out_shardings=lies)(key)._replace(frozen=frozen)
 
 
 def shapes(objective: Objective, optimizer: optax.GradientTransformation, batch: Batch, *, mesh: Any = None,
-           rules: tuple = (), ema: tuple[str, ...] = ("decay_0.999",), frozen: Any = None,
+           rules: tuple = (), zero: bool = False, ema: tuple[str, ...] = ("decay_0.999",), frozen: Any = None,
            prepare: Callable = as_is) -> State:
     """Returns the state as `ShapeDtypeStruct`s with shardings, for restoring and planning; see `init`."""
     create = _creator(objective, optimizer, batch, ema, frozen, prepare)
-    abstract = jax.eval_shape(create, jax.random.key(0))
     if mesh is None:
-        return abstract._replace(frozen=frozen)
-    lies = _shardings(mesh, abstract, rules)
+        return jax.eval_shape(create, jax.random.key(0))._replace(frozen=frozen)
+    abstract, lies = _shardings(mesh, create, rules, zero)
     made = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, lies)
     return made._replace(frozen=frozen)
 
@@ -83,7 +84,11 @@ def _creator(objective: Objective, optimizer: Any, batch: Batch, ema: tuple[str,
     return create
 
 
-def _shardings(mesh: Any, abstract: State, rules: tuple) -> State:
-    params = meshes.specs(mesh, abstract.params, rules)
-    return State(meshes.replicated(mesh), params, dict.fromkeys(abstract.ema, params),
-                 meshes.follow(mesh, abstract.opt_state, abstract.params, params))
+def _shardings(mesh: Any, create: Callable, rules: tuple, zero: bool) -> tuple[State, State]:
+    """Returns the shapes of what `create(key)` makes, and where it lies."""
+    program, abstract = jax.make_jaxpr(create, return_shape=True)(jax.random.key(0))
+    stacked = jax.tree.unflatten(jax.tree.structure(abstract), stacks(program)).params
+    params = meshes.specs(mesh, abstract.params, rules, stacked)
+    copies = meshes.spread(mesh, abstract.params, params, stacked) if zero else params
+    return abstract, State(meshes.replicated(mesh), params, dict.fromkeys(abstract.ema, copies),
+                           meshes.follow(mesh, abstract.opt_state, abstract.params, copies))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -235,3 +236,13 @@ def test_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(embed.shutil, "disk_usage", lambda folder: mock.Mock(free=0))
     with pytest.raises(ValueError, match="0.0 GiB are needed in .* 0.0 are free"):
         written(tmp_path / "out")
+
+
+def test_a_worker_is_sent_the_names_of_mapped_files_and_not_what_is_in_them(tmp_path):
+    source = data.encoded(images(), embeddings=written(tmp_path / "out"))
+    assert isinstance(source.columns["text"], np.memmap)
+    again = pickle.loads(pickle.dumps(source))
+    assert isinstance(again.columns["text"], np.memmap) and again.columns["text"].filename
+    for i in range(7):
+        for name, value in source[i].items():
+            np.testing.assert_array_equal(again[i][name], value)

@@ -1,5 +1,7 @@
 """Folders of images."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +123,113 @@ def test_an_image_beside_the_classes(tmp_path):
     write(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b\.png' lies beside the class folders"):
         data.folder(str(tmp_path))
+
+
+# What is remembered of a folder.
+
+
+@pytest.fixture
+def decoded(tmp_path, monkeypatch):
+    """The names of the files that are decoded, in a world that remembers."""
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "cache"))
+    seen = []
+    inner = files._decoded
+    monkeypatch.setattr(files, "_decoded", lambda file: seen.append(file.name) or inner(file))
+    return seen
+
+
+def old(*paths, seconds=1e9):
+    for path in paths:
+        os.utime(path, (seconds, seconds))
+
+
+def again(root, decoded):
+    """Which files another opening decodes, and what it gives."""
+    decoded.clear()
+    source = data.folder(str(root))
+    return sorted(decoded), source
+
+
+def test_only_new_and_changed_files_are_decoded_again(tmp_path, decoded):
+    root = tmp_path / "images"
+    for name in "abc":
+        write(root / f"{name}.png", value=ord(name))
+        old(root / f"{name}.png")
+    assert again(root, decoded)[0] == ["a.png", "b.png", "c.png"]
+    seen, source = again(root, decoded)
+    assert not seen and source.mode == "RGB" and [int(one["image"].max()) for one in source] == [97, 98, 99]
+    write(root / "b.png", value=1)
+    old(root / "b.png", seconds=1.1e9)
+    write(root / "sub.png", value=2)
+    old(root / "sub.png")
+    (root / "c.png").unlink()
+    seen, source = again(root, decoded)
+    assert seen == ["b.png", "sub.png"] and [int(one["image"].max()) for one in source] == [97, 1, 2]
+    assert not again(root, decoded)[0]
+
+
+def test_a_file_that_has_just_been_written_is_decoded_again(tmp_path, decoded):
+    write(tmp_path / "images" / "a.png")  # its time may not tell it from another of the same moment
+    assert again(tmp_path / "images", decoded)[0] == again(tmp_path / "images", decoded)[0] == ["a.png"]
+
+
+def test_a_changed_file_is_still_refused(tmp_path, decoded):
+    root = tmp_path / "images"
+    for name in ("a.png", "b.png", "c.png"):
+        write(root / name)
+        old(root / name)
+    data.folder(str(root))
+    for name in ("a.png", "c.png"):
+        (root / name).write_bytes(b"<html>404</html>")
+    for _ in range(2):  # what is broken is not remembered
+        with pytest.raises(ValueError, match=r"cannot decode '.*a\.png': .*\(and 1 more; `jaxdiff data") as caught:
+            data.folder(str(root))
+        assert len(caught.value.problems) == 2 and "c.png" in caught.value.problems[1]
+    write(root / "a.png", extent=(5, 5))
+    with pytest.raises(ValueError, match=r"cannot decode '.*c\.png'"):
+        data.folder(str(root))
+    (root / "c.png").unlink()
+    with pytest.raises(ValueError, match=r"a\.png is 5x5 RGB and .*b\.png is 6x4 RGB"):
+        data.folder(str(root))
+
+
+def test_two_folders_of_one_name_are_two(tmp_path, decoded):
+    for place, extent in (("one", (6, 4)), ("two", (3, 3))):
+        write(tmp_path / place / "train" / "a.png", extent=extent)
+        old(tmp_path / place / "train" / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "one" / "train")
+    assert again(tmp_path / "one" / "train", decoded)[0] == again(tmp_path / "two" / "train", decoded)[0] == ["a.png"]
+    assert not again(tmp_path / "link", decoded)[0]  # the same folder by another name
+
+
+def test_another_pillow_looks_anew(tmp_path, decoded, monkeypatch):
+    write(tmp_path / "images" / "a.png")
+    old(tmp_path / "images" / "a.png")
+    data.folder(str(tmp_path / "images"))
+    monkeypatch.setattr("PIL.__version__", "999")
+    assert again(tmp_path / "images", decoded)[0] == ["a.png"]
+
+
+@pytest.mark.parametrize("place", ["", "damaged", "file"])
+def test_a_cache_that_cannot_be_used_costs_time_alone(tmp_path, decoded, monkeypatch, place):
+    write(tmp_path / "images" / "a.png", value=3)
+    old(tmp_path / "images" / "a.png")
+    if place == "damaged":
+        data.folder(str(tmp_path / "images"))
+        (kept,) = (tmp_path / "cache").rglob("*.npz")
+        kept.write_bytes(kept.read_bytes()[:200])
+    else:
+        (tmp_path / "file").write_bytes(b"")
+        monkeypatch.setenv("JAXDIFF_CACHE", place and str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        seen, source = again(tmp_path / "images", decoded)
+        assert int(source[0]["image"].max()) == 3
+    assert seen == ([] if place == "damaged" else ["a.png"])  # which was written anew
+
+
+def test_a_file_that_breaks_under_a_run_is_named(tmp_path):
+    write(tmp_path / "a.png", extent=(64, 64))
+    source = data.folder(str(tmp_path))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"cannot decode '.*a\.png': "):
+        next(data.batches(source, batch=2)(0))

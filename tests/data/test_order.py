@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from jaxdiff import data
 
@@ -174,6 +177,7 @@ def test_fingerprint_sees_what_changes_the_batches():
     ({"batch": 4, "rows": [0, 4]}, r"rows must be some of 0\.\.3, .* got \(0, 4\)"),
     ({"batch": 4, "rows": []}, r"rows must be some of"),
     ({"batch": 4, "threads": -1}, "threads must be at least 0, got -1"),
+    ({"batch": 4, "workers": -1}, "workers must be at least 0, got -1"),
 ])
 def test_numbers_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
@@ -200,3 +204,132 @@ def test_examples_of_different_shapes():
 
     with pytest.raises(ValueError, match=r"examples 0 and 1 differ in shape: 'image' is \(1, 2, 3\) and \(2, 2, 3\)"):
         next(data.batches(Ragged(4), batch=2, shuffle=False)(0))
+
+
+# Split over processes, read by others.
+
+
+@hypothesis.given(count=strategies.integers(1, 300), batch=strategies.integers(1, 12), seed=strategies.integers(0, 9),
+                  epochs=strategies.integers(1, 3), which=strategies.randoms(use_true_random=False))
+@hypothesis.settings(max_examples=60)
+def test_over_any_change_of_processes_an_epoch_misses_and_repeats_nothing(count, batch, seed, epochs, which):
+    """A run goes on by 1, 2 and 4 processes in turn, whose rows are any parts of the batch."""
+    steps = -(-count * epochs // batch)
+    cuts = sorted(which.randint(0, steps) for _ in range(2))
+    seen = np.empty((steps, batch), int)
+    for processes, start, end in zip((1, 2, 4), (0, *cuts), (*cuts, steps), strict=True):
+        order = list(range(batch))
+        which.shuffle(order)
+        for rows in filter(None, (order[i::processes] for i in range(processes))):
+            stream = data.batches(numbers(count), batch=batch, seed=seed, rows=rows)(start)
+            for step in range(start, end):
+                seen[step, rows] = next(stream)["id"]
+    for epoch in seen.ravel()[:count * epochs].reshape(epochs, count):
+        assert sorted(epoch) == list(range(count))
+
+
+class Failing(Slow):
+    """As a folder with one broken file."""
+
+    def __getitem__(self, index):
+        if index == 100:
+            raise ValueError("cannot decode 'b.png': image file is truncated")
+        return super().__getitem__(index)
+
+
+class Killed(Slow):
+    """As a decoder that brings down its process."""
+
+    def __getitem__(self, index):
+        if index == 100:
+            os.kill(os.getpid(), 9)
+        return super().__getitem__(index)
+
+
+def test_worker_processes_give_the_same_batches_from_any_step():
+    options = {"batch": 16, "seed": 1, "rows": [3, 4, 11]}
+    plain = ids(data.batches(numbers(37), **options)(0), 12)
+    np.testing.assert_array_equal(ids(data.batches(Slow(37), workers=2, **options)(5), 7), plain[5:])
+    np.testing.assert_array_equal(ids(data.batches(Slow(37), workers=1, threads=0, **options)(0), 7), plain[:7])
+
+
+def test_columns_are_read_without_workers():
+    made = data.batches(numbers(37), batch=4, workers=4)
+    assert made.workers == made.threads == 0
+
+
+@pytest.mark.parametrize("reading", ["threads=0", "threads=3", "workers=2"])
+def test_what_a_reader_raises_comes_in_its_place(reading):
+    kind, number = reading.split("=")
+    stream = data.batches(Failing(200), batch=16, shuffle=False, **{kind: int(number)})(0)
+    assert [int(next(stream)["id"][0]) for _ in range(6)] == [0, 16, 32, 48, 64, 80]
+    with pytest.raises(ValueError, match=r"cannot decode 'b\.png'"):
+        next(stream)
+
+
+def test_a_worker_that_is_killed_ends_the_run():
+    stream = data.batches(Killed(200), batch=16, shuffle=False, workers=2)(0)
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        ids(stream, 7)
+
+
+# Ahead of the device.
+
+
+class Counted:
+    """An iterator that says what was asked of it."""
+
+    def __init__(self, count, fails=None):
+        self.at, self.count, self.fails, self.closed = 0, count, fails, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at == self.fails:
+            raise OSError(f"broken at {self.at}")
+        if self.at == self.count:
+            raise StopIteration
+        self.at += 1
+        return self.at - 1
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 5])
+def test_so_many_batches_are_put_before_they_are_asked_for(depth):
+    source, put = Counted(4), []
+    stream = data.ahead(source, lambda i: put.append(i) or 10 * i, depth=depth)
+    assert not put and next(stream) == 0 and put == list(range(min(1 + depth, 4)))
+    assert next(stream) == 10 and put == list(range(min(2 + depth, 4)))
+    assert list(stream) == [20, 30] and source.closed
+
+
+def test_an_error_ahead_waits_for_the_batches_before_it():
+    source = Counted(9, fails=4)
+    stream = data.ahead(source, lambda i: i, depth=3)
+    assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="broken at 4"):
+        next(stream)
+    assert source.closed and next(stream, None) is None
+
+    def put(i):
+        if i == 1:
+            raise ValueError("does not fit")
+        return i
+
+    stream = data.ahead(Counted(9), put)
+    assert next(stream) == 0
+    with pytest.raises(ValueError, match="does not fit"):
+        next(stream)
+
+
+def test_a_dropped_iterator_closes_what_it_reads():
+    source = Counted(9)
+    stream = data.ahead(source, lambda i: i)
+    next(stream)
+    del stream
+    assert source.closed
+    with pytest.raises(ValueError, match="depth must be at least 0, got -1"):
+        data.ahead(source, lambda i: i, depth=-1)

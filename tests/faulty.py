@@ -1,0 +1,38 @@
+"""Digits from a loader that fails on command: it raises or stalls (FAULTY), in one process, after so many images."""
+
+import dataclasses
+import os
+import time
+
+import jax
+import numpy as np
+
+from jaxdiff import data
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Digits:
+    """A source that is read one by one, as files are."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    read: list
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        if jax.process_index() == int(os.environ.get("FAULTY_PROCESS", "0")) and len(self.read) > int(
+                os.environ.get("FAULTY_AT", "0")):
+            if os.environ.get("FAULTY") == "raise":
+                raise OSError(f"cannot decode image {index}")
+            if os.environ.get("FAULTY") == "stall":
+                time.sleep(600)
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+def digits():
+    """Returns the source."""
+    columns = data.digits(split="train")
+    return Digits(columns["image"], columns["label"], [])
