@@ -83,7 +83,7 @@ def printed(line: dict[str, Any]) -> Iterator[str]:
         share = f"{speed['mfu']:.0%}" if "mfu" in speed else ""
         yield (f"{front} {told['held'] / GIB:.2f} | {told['hbm_bytes'] / GIB:,.1f} | {moved / GIB:.2f} | "
                f"{told['flops'] / 1e12:,.1f} | {bound['step_s'] * 1e3:,.1f} | {bound['bound']} | "
-               f"{speed['images_per_s_per_chip']:,.1f} | {share} | {told['compile_s']:.0f} |")
+               f"{speed['images_per_s_per_chip']:,.1f} | {share} | {told['cpu_s']:.0f} |")
 
 
 def write() -> None:
@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             with open(LINES, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(*printed(line), sep="\n", flush=True)
+            write()
     write()
     return 0
 

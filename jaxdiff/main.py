@@ -72,8 +72,8 @@ def _parser() -> _Parser:
                                  epilog=f"Example: {DATA_EXAMPLE}", allow_abbrev=False))
     _planning(verbs.add_parser("plan", help="Say what a config will take of a TPU, before there is one.",
                                description="Compile the train step and the sampler of a config for a TPU topology, "
-                               "with no TPU: does it fit, how fast can it be at most, what batch fits.  Exit status 1 where "
-                               "a program does not fit or was not compiled.",
+                               "with no TPU: does it fit, how fast can it be at most, what batch fits.  Exit status 1: "
+                               "a program does not fit, or was not compiled.",
                                epilog=f"Example: {PLAN_EXAMPLE}", allow_abbrev=False))
     verb("report", "Draw the loss curve and print the results of a run.", "jaxdiff report --workdir=runs/digits")
     return parser

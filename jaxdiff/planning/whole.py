@@ -80,13 +80,11 @@ def _asker(job: Mapping[str, Any], devices: int, timeout: float, again: bool,
            say: Callable[[str], None]) -> Callable[[str, int], dict[str, Any]]:
     """Returns `(program, batch) -> answer`, which tells of its progress."""
     where = f"{job['topology']}{'' if job['slices'] == 1 else ' x {}'.format(job['slices'])}"
-    seen: set[tuple[str, int]] = set()
 
     def ask(program: str, batch: int) -> dict[str, Any]:
         mine = {**job, "program": program, "batch": batch}
         say(f"{program}, batch {batch:,}, for {where}: asking")
-        told = asking.answered(mine, devices=devices, timeout=timeout, again=again and (program, batch) not in seen)
-        seen.add((program, batch))
+        told = asking.answered(mine, devices=devices, timeout=timeout, again=again)
         if "failed" in told:
             say(f"{program}, batch {batch:,}: {told['failed']}")
         else:
