@@ -44,7 +44,8 @@ def fit(step: Callable, state: train.State, batches: Callable[[int], Iterator[Ba
     run = run or train.compiled(step, state)
     start = int(state.step)
     recent: deque = deque()
-    with on_mesh(state), contextlib.closing(data.ahead(batches(start), put, depth=AHEAD)) as source:
+    ready: Any = data.ahead(batches(start), put, depth=AHEAD)
+    with on_mesh(state), contextlib.closing(ready) as source:
         for number in range(start + 1, steps + 1):
             with clock("data"):
                 batch = next(source, None)
