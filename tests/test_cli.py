@@ -329,3 +329,16 @@ def test_a_config_file_that_is_not_there(capsys, tmp_path):
 def test_a_config_argument_it_does_not_take(capsys, tmp_path):
     config = DIGITS.replace(":tiny", ":tyni")
     assert "takes no argument 'tyni'" in refused(capsys, "train", f"--config={config}", f"--workdir={tmp_path}")
+
+
+def test_an_average_that_was_not_kept_is_made_of_snapshots(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["train", f"--config={DIGITS}", f"--workdir={run}", "--config.train_images=96",
+             "--config.ema=('power_0.05', 'power_0.1')", "--config.ema_snapshot_every_images=32"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert sorted(path.name for path in (run / "ema_snapshots").iterdir()) == ["2", "4", "6"]
+    assert "a device" in out and "optimizer: " in out  # the table of parameters
+    assert main(["sample", f"--workdir={run}", "--num=4", "--ema=power_0.15"]) == 0
+    assert "power_0.15" in capsys.readouterr().out
+    assert "power_0.15" in refused(capsys, "sample", f"--workdir={run}", "--ema=decay_0.9")

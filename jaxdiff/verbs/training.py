@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jaxdiff import attempts, checkpoint, experiment, flops, hooks, loop, overrides, pace, processes
@@ -113,6 +112,8 @@ def prepare(workdir: Any, config: ConfigDict, attempt: attempts.Attempt, clock: 
     with clock("restore"):
         store = checkpoint.opened(workdir, loader.fingerprint, keep=config.keep_checkpoints,
                                   keep_best=_best(config), **experiment.some(config, "keep_every_steps"))
+    if processes.leads() and not checkpoint.steps(store):
+        print(meshes.overview(model.shapes(mesh)), flush=True)
     _remember(workdir)
     program = Ahead(model, mesh)
     with clock("restore"):
@@ -167,8 +168,6 @@ def train(run: Run, beat: Callable = lambda step: None) -> int:
         say(f"{workdir} has finished its {steps} steps; a larger --config.train_images goes on")
         checkpoint.finish(run.store)
         return 0
-    if run.start == 0:
-        say(parameter_overview.get_parameter_overview(run.state.params, include_stats=False))
     say(f"{'going on from' if run.start else 'starting at'} step {run.start} of {steps}: {count:,} parameters, "
         f"{about['device']['count']} x {about['device']['kind']}, batch {config.batch}", flush=True)
     status, reason = _fitted(run, steps, beat)
@@ -240,6 +239,14 @@ def _hooks(run: Run, writers: Sequence[Any], steps: int, measured: pace.Pace, be
     window = _window(config)
     if window is not None:
         listed.append(hooks.profiling(run.workdir / "profile", *window))
+    snapshots = experiment.snapshot_steps(config)
+    if snapshots is not None:
+        keep = checkpoint.snapshots.saver(run.workdir, run.loader.fingerprint)
+
+        def snapshot(step: int, state: training.State, metrics: Any) -> None:
+            keep(state, step)
+
+        listed.append(hooks.every(snapshots, snapshot))
     listed.append(hooks.saving(_saver(run, writers), lambda: checkpoint.failed(run.store),
                                steps=config.save_every_steps, last=steps, preempted=processes.preempted))
     return listed
