@@ -261,15 +261,18 @@ def _steps(mine: int) -> str:
 
 
 def verdict(error: BaseException) -> int:
-    """Returns the exit status for what went wrong: 42 if a peer is gone, 1 if it is this process's own fault.
-
-    A peer that failed has said so, and the guard of this process ends it with the peer's status; one that was killed
-    has not, and the run is to be started again.
-    """
-    if isinstance(error, Lost):
-        return AGAIN
+    """Returns the exit status for what went wrong: 1 if it is this process's own fault; of what a peer's end leaves
+    here, the status that the peer has said, or 42 if it was killed and said nothing."""
     text = str(error).lower()
-    return AGAIN if _count() > 1 and any(word in text for word in PEERS_WORDS) else 1
+    echo = isinstance(error, Lost) or (_count() > 1 and any(word in text for word in PEERS_WORDS))
+    if not echo:
+        return 1
+    found = _failure()
+    for _ in range(3 if _count() > 1 else 0):  # one that fails says so a moment after it has left us
+        if found is None:
+            time.sleep(LOOK_SECONDS)
+            found = _failure()
+    return AGAIN if found is None else found[0]
 
 
 def leave(status: int, problem: str = "") -> NoReturn:
@@ -285,11 +288,8 @@ def leave(status: int, problem: str = "") -> NoReturn:
     if status in (0, AGAIN) and not problem:
         jax.distributed.shutdown()
         sys.exit(status)
-    found = None
-    for _ in range(3 if status == AGAIN and _count() > 1 else 0):  # was it one that has said why?
-        found = found or _failure()
-        time.sleep(LOOK_SECONDS)
-    if found is not None:
+    found = _failure()
+    if found is not None and status in (AGAIN, found[0]):
         status = found[0]
         _say(found[1])
     _publish(FAILED, f"{status} {problem}")
