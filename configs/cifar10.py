@@ -18,15 +18,15 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
 
-    mock = {"name": "mock", "shape": (32, 32, 3), "classes": 10, "num": 64}
+    mock = {"name": "mock", "shape": (8, 8, 3), "classes": 10, "num": 64}
     config.data = mock if tiny else {"name": "tfds", "dataset": "cifar10", "split": "train"}
     config.held_out = mock | {"seed": 1} if tiny else {"name": "tfds", "dataset": "cifar10", "split": "test"}
     config.prepare = {"name": "images", "flip": True}
 
     config.network = {
-        "name": "SongUNet", "channels": 8 if tiny else 128, "mults": (1, 1) if tiny else (2, 2, 2),
-        "blocks": 1 if tiny else 4,
-        "attention": (16,), "dropout": 0.13, "num_classes": 10, "dtype": "float32" if tiny else "bfloat16",
+        "name": "SongUNet", "channels": 8 if tiny else 128, "mults": (1,) if tiny else (2, 2, 2),
+        "blocks": 1 if tiny else 4, "attention": (8,) if tiny else (16,), "dropout": 0.13, "num_classes": 10,
+        "dtype": "float32" if tiny else "bfloat16",
     }
     config.process = {"name": "EDM"}
     config.parameterization = {"name": "edm", "sigma_data": 0.5}

@@ -23,8 +23,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prepare = {"name": "images", "flip": False}
 
     config.network = {
-        "name": "SongUNet", "channels": 8 if tiny else 16, "mults": (1, 2), "blocks": 1, "attention": (4,),
-        "dropout": 0.0, "num_classes": 10, "dtype": "float32",
+        "name": "SongUNet", "channels": 8 if tiny else 16, "mults": (1,) if tiny else (1, 2), "blocks": 1,
+        "attention": (8,) if tiny else (4,), "dropout": 0.0, "num_classes": 10, "dtype": "float32",
     }
     config.process = {"name": "EDM"}
     config.parameterization = {"name": "edm", "sigma_data": 0.5}

@@ -1,13 +1,20 @@
-"""Digits from a loader that fails on command: it raises or stalls (FAULTY), in one process, after so many images."""
+"""Digits from a loader that fails on command: it raises, stalls or is slow (FAULTY), after so many images.
+
+It raises or stalls in one process; it is slow in all.
+"""
 
 import dataclasses
 import os
+import threading
 import time
 
 import jax
 import numpy as np
 
 from jaxdiff import data
+
+
+ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +30,9 @@ class Digits:
 
     def __getitem__(self, index):
         self.read.append(index)
+        if os.environ.get("FAULTY") == "slow" and len(self.read) > int(os.environ.get("FAULTY_AT", "0")):
+            with ONE_AT_A_TIME:
+                time.sleep(0.02)
         if jax.process_index() == int(os.environ.get("FAULTY_PROCESS", "0")) and len(self.read) > int(
                 os.environ.get("FAULTY_AT", "0")):
             if os.environ.get("FAULTY") == "raise":

@@ -16,6 +16,7 @@ import together
 from jaxdiff import attempts, processes
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW = {"FAULTY": "slow", "FAULTY_AT": "80"}  # a signal that is sent at step 5 arrives long before the last
 STEPS, EVERY = 120, 20
 NETWORK = {"name": "DiT", "width": 16, "depth": 1, "heads": 1, "patch": 4, "num_classes": 10}
 WORDS = [f"--config={ROOT / 'configs' / 'digits.py'}:tiny", "--config.data={'name': 'faulty:digits'}",
@@ -98,7 +99,7 @@ def test_two_processes_are_one(one, two):
 
 def test_sigterm_to_one_of_two_ends_both_with_42_and_the_run_goes_on_to_the_bit(tmp_path, two):
     workdir = tmp_path / "run"
-    group = started(workdir)
+    group = started(workdir, env=SLOW)
     wait_for(group, workdir, 5)
     group.signal(1, signal.SIGTERM)
     ended = group.wait()
@@ -112,7 +113,7 @@ def test_sigterm_to_one_of_two_ends_both_with_42_and_the_run_goes_on_to_the_bit(
 
 def test_a_killed_process_costs_no_step_that_a_checkpoint_held_and_one_process_goes_on(tmp_path, one):
     workdir = tmp_path / "run"
-    group = started(workdir)
+    group = started(workdir, env=SLOW | {"FAULTY_AT": f"{EVERY * 8}"})
     wait_for(group, workdir, EVERY + 3, checkpoint=EVERY)
     group.signal(1, signal.SIGKILL)
     first, second = group.wait()
@@ -174,7 +175,7 @@ def test_a_loader_that_stalls_is_found_and_its_process_named(tmp_path):
 
 def test_one_process_is_preempted_too_and_its_samples_are_those_of_two(tmp_path, one):
     workdir = tmp_path / "run"
-    group = started(workdir, count=1)
+    group = started(workdir, count=1, env=SLOW)
     wait_for(group, workdir, 5)
     group.signal(0, signal.SIGTERM)
     ended, = group.wait()
