@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxdiff import data
 
-
 ONE_AT_A_TIME = threading.Lock()
 
 
@@ -30,15 +29,16 @@ class Digits:
 
     def __getitem__(self, index):
         self.read.append(index)
-        if os.environ.get("FAULTY") == "slow" and len(self.read) > int(os.environ.get("FAULTY_AT", "0")):
+        fault = os.environ.get("FAULTY")
+        due = len(self.read) > int(os.environ.get("FAULTY_AT", "0"))
+        mine = jax.process_index() == int(os.environ.get("FAULTY_PROCESS", "0"))
+        if due and fault == "slow":
             with ONE_AT_A_TIME:
                 time.sleep(0.02)
-        if jax.process_index() == int(os.environ.get("FAULTY_PROCESS", "0")) and len(self.read) > int(
-                os.environ.get("FAULTY_AT", "0")):
-            if os.environ.get("FAULTY") == "raise":
-                raise OSError(f"cannot decode image {index}")
-            if os.environ.get("FAULTY") == "stall":
-                time.sleep(600)
+        if due and mine and fault == "raise":
+            raise OSError(f"cannot decode image {index}")
+        if due and mine and fault == "stall":
+            time.sleep(600)
         return {"image": self.images[index], "label": self.labels[index]}
 
 

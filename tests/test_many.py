@@ -18,10 +18,9 @@ from jaxdiff import attempts, processes
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {"FAULTY": "slow", "FAULTY_AT": "80"}  # a signal that is sent at step 5 arrives long before the last
 STEPS, EVERY = 120, 20
-NETWORK = {"name": "DiT", "width": 16, "depth": 1, "heads": 1, "patch": 4, "num_classes": 10}
 WORDS = [f"--config={ROOT / 'configs' / 'digits.py'}:tiny", "--config.data={'name': 'faulty:digits'}",
-         f"--config.network={NETWORK!r}", f"--config.train_images={STEPS * 16}", f"--config.save_every_steps={EVERY}",
-         "--config.log_every_steps=1", "--config.limits.heartbeat=10", "--config.limits.stall=120.0"]
+         f"--config.network={together.NETWORK!r}", f"--config.train_images={STEPS * 16}",
+         f"--config.save_every_steps={EVERY}", "--config.log_every_steps=1", "--config.limits.heartbeat=10", "--config.limits.stall=120.0"]
 
 
 def command(workdir, *more):

@@ -12,15 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import together
 from jaxdiff import checkpoint
 from jaxdiff.main import main
 
 ROOT = Path(__file__).parents[1]
 STEPS = 24
-NETWORK = {"name": "DiT", "width": 16, "depth": 1, "heads": 1, "patch": 4, "num_classes": 10}
-WORDS = [f"--config={ROOT / 'configs' / 'digits.py'}:tiny", f"--config.network={NETWORK!r}",
-         f"--config.train_images={STEPS * 16}",
-         "--config.save_every_steps=3", "--config.log_every_steps=1"]
+WORDS = [f"--config={ROOT / 'configs' / 'digits.py'}:tiny", f"--config.network={together.NETWORK!r}",
+         f"--config.train_images={STEPS * 16}", "--config.save_every_steps=3", "--config.log_every_steps=1"]
 
 
 def command(workdir):
