@@ -20,7 +20,8 @@ SLOW = {"FAULTY": "slow", "FAULTY_AT": "80"}  # a signal that is sent at step 5 
 STEPS, EVERY = 120, 20
 WORDS = [f"--config={ROOT / 'configs' / 'digits.py'}:tiny", "--config.data={'name': 'faulty:digits'}",
          f"--config.network={together.NETWORK!r}", f"--config.train_images={STEPS * 16}",
-         f"--config.save_every_steps={EVERY}", "--config.log_every_steps=1", "--config.limits.heartbeat=10", "--config.limits.stall=120.0"]
+         f"--config.save_every_steps={EVERY}", "--config.log_every_steps=1", "--config.limits.heartbeat=10",
+         "--config.limits.stall=120.0"]
 
 
 def command(workdir, *more):
