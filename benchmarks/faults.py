@@ -29,7 +29,7 @@ def command(workdir: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "jaxdiff", "train", f"--config={ROOT / 'configs' / 'digits.py'}:tiny",
             f"--workdir={workdir}", f"--config.network={NETWORK!r}", f"--config.train_images={steps * 16}",
             f"--config.save_every_steps={EVERY}", "--config.log_every_steps=1", "--config.limits.attempts=10000",
-            "--config.limits.heartbeat=10"]
+            "--config.limits.heartbeat=10", "--config.limits.barrier=30"]
 
 
 def begin(workdir: Path, steps: int, processes: int) -> list[subprocess.Popen]:

@@ -261,7 +261,7 @@ def _join(args: argparse.Namespace, limits: Any) -> None:
 
     if args.joined:
         with _users():
-            processes.start(limits.heartbeat)
+            processes.start(limits.heartbeat, patience=limits.barrier)
 
 
 @contextlib.contextmanager

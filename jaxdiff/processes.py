@@ -56,7 +56,7 @@ class Limits:
                 raise ValueError(f"config.limits.{name} must be above 0, got {value}")
 
 
-def start(heartbeat: int = 30, environment: Mapping[str, str] = os.environ) -> None:
+def start(heartbeat: int = 30, environment: Mapping[str, str] = os.environ, *, patience: float = 300.0) -> None:
     """Joins the other processes; one process is a coordinator of itself, or it would never hear of a preemption.
 
     They are told by JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, by SkyPilot's variables,
@@ -66,6 +66,7 @@ def start(heartbeat: int = 30, environment: Mapping[str, str] = os.environ) -> N
     Args:
       heartbeat: seconds without a sign after which a process is taken for dead.
       environment: where the variables are.
+      patience: seconds until all have come; then the runtime ends this one with status 134, to be started again.
 
     Raises:
       ValueError: some of the variables without the others, or numbers that are none.
@@ -76,13 +77,21 @@ def start(heartbeat: int = 30, environment: Mapping[str, str] = os.environ) -> N
     if told is None and not any(kind.is_env_present() for kind in ClusterEnv._cluster_types
                                 if not kind.opt_in_only_method):
         told = f"127.0.0.1:{_free_port()}", 1, 0
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": 60}
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": 60,
+                               "initialization_timeout": max(1, round(patience))}
     if told is not None:
         address, count, number = told
         # Bound to the address that was given: the default is every interface of the machine.
         options |= {"coordinator_address": address, "num_processes": count, "process_id": number,
                     "coordinator_bind_address": address if number == 0 else None}
-    jax.distributed.initialize(**options)
+    said = f"still waiting for the other processes to join, {patience:g} s at most" + (
+        f"; {told[1]} are to meet at {told[0]}, and this is process {told[2]}" if told else "")
+    waiting = threading.Timer(10.0, print, (f"jaxdiff: {said}",), {"file": sys.stderr, "flush": True})
+    waiting.start()
+    try:
+        jax.distributed.initialize(**options)
+    finally:
+        waiting.cancel()
 
 
 def _told(environment: Mapping[str, str]) -> tuple[str, int, int] | None:

@@ -1,6 +1,8 @@
 """Processes that start, meet and end together; none waits for ever, and each says who is missing."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -184,3 +186,11 @@ def test_limits_are_positive(name):
 def test_a_fault_of_this_process_is_a_bug_and_a_lost_peer_is_not():
     assert processes.verdict(processes.Lost("restored: process 1 did not come")) == processes.AGAIN
     assert processes.verdict(ValueError("connection")) == 1
+
+
+def test_who_waits_for_a_process_that_never_comes_says_so_and_ends():
+    ended = subprocess.run([sys.executable, "-c", "from jaxdiff import processes; processes.start(patience=12)"],
+                           env=together.environment(0, 2, together.free_port(), 1), capture_output=True, text=True,
+                           timeout=120, check=False)
+    assert ended.returncode == -signal.SIGABRT  # 134: launchers start it again
+    assert "still waiting for the other processes to join, 12 s at most; 2 are to meet at 127.0.0.1:" in ended.stderr
