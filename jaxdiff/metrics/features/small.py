@@ -1,12 +1,9 @@
-"""Feature extractors: frozen, comparable callables, `uint8 [b, h, w, c] -> float32 [b, d]`.
-
-They can be traced, so that sampling and features are one program, and have a `name`, which
-tells result rows apart.  One that also classifies has `logits` and `classify`.
-"""
+"""Extractors that need nothing but this package: pixels, and the classifier of 8x8 digits."""
 
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import foreign
 from jaxdiff.metrics import convnet
 from jaxdiff.protocols import Array, Params, frozen
 
@@ -18,34 +15,45 @@ class Pixels:
     """The pixels themselves, mapped to [-1, 1]; see `pixels`."""
 
     name: str = "pixels"
+    protocol: str = "signed"
+    sha256: str = ""
+
+    def outputs(self, images: Array) -> dict[str, Array]:
+        """Returns `features` [b, h*w*c] float32 of images [b, h, w, c] uint8, and the `images`."""
+        return {"features": _scaled(images, self.name).reshape(len(images), -1), "images": images}
 
     def __call__(self, images: Array) -> Array:
         """Returns [b, h*w*c] float32 of images [b, h, w, c] uint8."""
-        return _scaled(images, self.name).reshape(len(images), -1)
+        return self.outputs(images)["features"]
 
 
-@frozen()
+@frozen(leaves=("params",))
 class Digits:
     """The classifier of 8x8 digits; see `digits`."""
 
+    params: Params
     name: str = "digits"
+    protocol: str = "signed"
+    sha256: str = ""
+
+    def outputs(self, images: Array) -> dict[str, Array]:
+        """Returns `features` [b, 64], the last hidden layer, and `logits` [b, 10], float32, of [b, 8, 8, 1] uint8."""
+        if images.shape[1:] != convnet.SHAPE:
+            raise ValueError(f"features {self.name!r} are of images [b, 8, 8, 1], got {images.shape}")
+        features, logits = _apply(self.params, _scaled(images, self.name))
+        return {"features": features, "logits": logits}
 
     def __call__(self, images: Array) -> Array:
         """Returns the last hidden layer [b, 64] float32 of images [b, 8, 8, 1] uint8."""
-        return self._forward(images)[0]
+        return self.outputs(images)["features"]
 
     def logits(self, images: Array) -> Array:
         """Returns [b, 10] float32, whose softmax is the probability of each digit."""
-        return self._forward(images)[1]
+        return self.outputs(images)["logits"]
 
     def classify(self, images: Array) -> Array:
         """Returns the likeliest digit [b] int32, 0 to 9."""
         return self.logits(images).argmax(-1).astype(jnp.int32)
-
-    def _forward(self, images: Array) -> tuple[Array, Array]:
-        if images.shape[1:] != convnet.SHAPE:
-            raise ValueError(f"features {self.name!r} are of images [b, 8, 8, 1], got {images.shape}")
-        return _apply(convnet.load()[0], _scaled(images, self.name))
 
 
 def pixels() -> Pixels:
@@ -66,8 +74,7 @@ def digits() -> Digits:
     Raises:
       ValueError: its weights are missing or damaged.
     """
-    convnet.load()
-    return Digits()
+    return Digits(convnet.load()[0], sha256=foreign.sha256(convnet.WEIGHTS))
 
 
 @jax.jit
