@@ -65,6 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample = {"num": 64, "batch": 16 if tiny else 250, "seed": 0, "ema": placeholder(str),
                      "precision": "default"}
     config.evaluate = {
-        "num": 32 if tiny else 1000, "seed": 1, "features": ("pixels", "digits"), "classifier": "digits",
+        "num": 32 if tiny else 1000, "seed": 1, "metrics": ("fid",), "features": ("pixels", "digits"),
+        "classifier": "digits", "equal": True,
     }
     return config.lock()

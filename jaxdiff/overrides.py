@@ -5,6 +5,7 @@ replaced by a dict, `--config.sampler="{'name': 'ddim', 'eta': 0.5}"`.
 """
 
 import ast
+import copy
 import inspect
 import math
 import runpy
@@ -73,9 +74,10 @@ def apply(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> ConfigDict:
     Raises:
       ValueError: an unknown key or a value of the wrong type, with the nearest right key.
     """
-    made = ConfigDict(config, convert_dict=True)
-    for key, text in pairs:
-        _set(made, key, text)
+    made = copy.deepcopy(config)  # references within it go on referring to their copies
+    with made.unlocked():
+        for key, text in pairs:
+            _set(made, key, text)
     return made.lock()
 
 

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import os
 import socket
 import sys
@@ -25,8 +26,8 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
 __all__ = [
-    "AGAIN", "Limits", "Lost", "agree", "barrier", "exchange", "guard", "here", "leads", "leave", "preempted", "start",
-    "verdict",
+    "AGAIN", "Limits", "Lost", "agree", "barrier", "exchange", "guard", "here", "leads", "leave", "polls", "preempted",
+    "start", "verdict",
 ]
 
 AGAIN = 42  # the exit status on which launchers start a run again
@@ -191,6 +192,12 @@ def preempted(step: int) -> bool:
     """Returns whether all processes are to save and end at this step, since one of them was told to (SIGTERM, a
     maintenance notice).  All must ask at every step; free."""
     return _client() is not None and multihost_utils.reached_preemption_sync_point(step)
+
+
+def polls() -> Callable[[], bool]:
+    """Returns `preempted` of a step that is one more at every call, for work of many loops: steps may never fall."""
+    calls = itertools.count(1)
+    return lambda: preempted(next(calls))
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""What a run has to show: the loss curve as a picture, results as a table."""
+"""What a run has to show of its training: the loss curve as a picture, and as a line of a terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["loss_curve", "sparkline", "summary"]
+__all__ = ["loss_curve", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -57,19 +57,3 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     parts = [part.mean() for part in np.array_split(logs, min(width, len(logs)))]
     low, high = min(parts), max(parts)
     return "".join(BARS[int((part - low) / (high - low + 1e-12) * (len(BARS) - 1))] for part in parts)
-
-
-def summary(row: Mapping) -> list[str]:
-    """Returns a result row as lines to read: every distance beside its two yardsticks."""
-    guided = f", guidance {row['guidance']:g}" if row["guidance"] != 1 else ""
-    how = f"{row['sampler']['name']} with {row['steps']} steps ({row['nfe']} evaluations{guided})"
-    lines = [f"step {row['checkpoint']}, {row['ema']}, {how}, {row['num']} samples"]
-    for name, result in row["frechet"].items():
-        text = f"  Fréchet distance, {name}, n = {result['n']}: {result['distance']:.3f}"
-        if "floor" in result:
-            text += f"   (held-out real images {result['floor']:.3f}, matched noise {result['ceiling']:.3f})"
-        lines.append(text)
-    if "accuracy" in row:
-        lines.append(f"  requested class recognised: {row['accuracy']:.1%} of {row['num']} "
-                     f"(95 % interval {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})")
-    return lines

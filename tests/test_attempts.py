@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdiff import attempts, main, pace
+from jaxdiff import attempts, flags, pace
 
 
 def lines(folder):
@@ -35,8 +35,8 @@ def test_what_is_raised_is_the_end(tmp_path, error, status):
 
 
 def test_what_the_user_can_mend_is_status_2(tmp_path):
-    with pytest.raises(main.UserError), attempts.begin(tmp_path, 0, {}, most=5).recorded():
-        raise main.UserError("no such file") from OSError("no such file")
+    with pytest.raises(flags.UserError), attempts.begin(tmp_path, 0, {}, most=5).recorded():
+        raise flags.UserError("no such file") from OSError("no such file")
     assert lines(tmp_path)[-1]["status"] == 2
 
 

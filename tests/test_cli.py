@@ -89,14 +89,15 @@ def test_sampler_steps_and_guidance_are_the_commands_to_change(copied, capsys):
 @pytest.mark.smoke
 def test_a_result_row_names_its_whole_protocol(copied, capsys):
     assert main(["evaluate", f"--workdir={copied}", "--guidance=2", "--num=20"]) == 0
-    assert "Fréchet distance, pixels, n = 20" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "20 images against 20" in out and "matched noise" in out and "requested class recognised" in out
     (row,) = [json.loads(line) for line in (copied / "eval" / "results.jsonl").read_text().splitlines()]
     assert row["checkpoint"] == 2 and row["ema"] == "decay_0.995" and row["sampler"] == {"name": "heun"}
     assert row["steps"] == 2 and row["nfe"] == 3 and row["network_evaluations"] == 6 and row["guidance"] == 2.0
     assert row["matmul_precision"] == "default"
     for name in ("pixels", "digits"):
-        result = row["frechet"][name]
-        assert result["n"] == 20 and 0 < result["floor"] < result["ceiling"] and result["distance"] > result["floor"]
+        distance, floor, ceiling = (row["metrics"][f"fd_{name}{end}"] for end in ("", "_floor", "_ceiling"))
+        assert row["n"] == {"made": 20, "real": 20} and 0 < floor < ceiling and distance > floor
     assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
     assert main(["evaluate", f"--workdir={copied}", "--num=20"]) == 0
     assert len((copied / "eval" / "results.jsonl").read_text().splitlines()) == 2

@@ -25,10 +25,10 @@ FLOORS = {
     1: "process parameterization layers mesh processes flops foreign data hlo | times",
     2: "denoiser networks metrics | walk",
     3: "objective guidance samplers likelihood inverse train adapt convert",
-    4: "checkpoint loop sample plan report workdir pace | hooks attempts",
+    4: "checkpoint loop sample plan report tables workdir pace | hooks attempts",
     5: "evaluate audit explain",
     6: "experiment overrides | transfer latents inspection planning",
-    7: "verbs | main studio",
+    7: "flags verbs | main studio",
 }
 FLOOR = {
     room: number + half / 2

@@ -8,10 +8,10 @@ a step is read, compared with its checksums, and otherwise passed over for the o
 
 from jaxdiff.checkpoint import snapshots
 from jaxdiff.checkpoint.reading import restore
-from jaxdiff.checkpoint.store import Failed, Store, failed, finish, hush, items, opened, save, steps, steps_in
+from jaxdiff.checkpoint.store import Failed, Store, failed, finish, hush, items, opened, save, steps, steps_in, told
 from jaxdiff.checkpoint.sums import checksums
 
 __all__ = [
     "Failed", "Store", "checksums", "failed", "finish", "hush", "items", "opened", "restore", "save",
-    "snapshots", "steps", "steps_in",
+    "snapshots", "steps", "steps_in", "told",
 ]

@@ -16,7 +16,7 @@ from jaxdiff.train import State
 
 __all__ = [
     "Damaged", "Failed", "Store", "failed", "finish", "first_line", "hush", "items", "meta", "opened", "save", "steps",
-    "steps_in",
+    "steps_in", "told",
 ]
 
 FOLDER = "checkpoints"
@@ -99,6 +99,19 @@ def steps(store: Store) -> list[int]:
 def steps_in(workdir: Any) -> list[int]:
     """Returns the steps that lie in a run's folder, ascending, sound or not."""
     return steps(Store(epath.Path(workdir).expanduser().resolve() / FOLDER, None, None))
+
+
+def told(workdir: Any, step: int) -> dict:
+    """Returns what a checkpoint says of itself: step, fingerprint, metrics, and shape and checksum of every array.
+
+    Raises:
+      ValueError: it is not there, or half written.
+    """
+    folder = epath.Path(workdir).expanduser().resolve() / FOLDER / str(step)
+    try:
+        return meta(folder)
+    except (Damaged, json.JSONDecodeError) as error:
+        raise ValueError(f"checkpoint {folder} is no longer there, or damaged: {error}") from error
 
 
 def _fingerprint_of(folder: epath.Path) -> dict | None:

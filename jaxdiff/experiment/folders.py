@@ -14,7 +14,7 @@ from jaxdiff.build import nearest
 from jaxdiff.experiment.models import Model
 from jaxdiff.protocols import Params
 
-__all__ = ["described", "examples", "next_step", "of_network", "restored"]
+__all__ = ["check_average", "described", "examples", "next_step", "of_network", "restored"]
 
 
 def described(example: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, list]:
@@ -49,9 +49,12 @@ def restored(workdir: Path, made: Model, ema: str | None = None, *, step: int | 
       ValueError: no such average or checkpoint, or a damaged one.
     """
     name = made.ema[0] if ema is None else ema
+    check_average(workdir, made, name)
     shapes = made.shapes(on).params  # an average is used as the parameters are, wherever training kept it
     if name not in made.ema:
-        return _reconstructed(workdir, made, name, shapes, step)
+        length = float(name.removeprefix("power_"))
+        made_up = checkpoint.snapshots.reconstructed(str(workdir), shapes, length, step)
+        return made_up.step, name, made_up.params
     store = checkpoint.opened(str(workdir), None)
     found = checkpoint.restore(store, {"ema": {name: shapes}}, step=step)
     if found is None:
@@ -59,17 +62,16 @@ def restored(workdir: Path, made: Model, ema: str | None = None, *, step: int | 
     return found[0], name, found[1]["ema"][name]
 
 
-def _reconstructed(workdir: Path, made: Model, name: str, shapes: Params, step: int | None) -> tuple[int, str, Params]:
-    """Returns a power average that the run did not keep, of its snapshots."""
+def check_average(workdir: Path, made: Model, name: str) -> None:
+    """Raises ValueError where a run neither keeps an average nor has snapshots to make it of."""
+    if name in made.ema:
+        return
     there = checkpoint.snapshots.steps(str(workdir))
     if not there or not name.startswith("power_"):
         also = (f"; its snapshots of steps {there[0]} to {there[-1]} make every power average, such as power_0.15"
                 if there else "")
         raise ValueError(f"--ema={name}: the run keeps no such average{nearest(name, made.ema)}{also}")
     train.averages.decay_of(name)  # says what is wrong with it
-    length = float(name.removeprefix("power_"))
-    found = checkpoint.snapshots.reconstructed(str(workdir), shapes, length, step)
-    return found.step, name, found.params
 
 
 def next_step(workdir: Path, draws: bool) -> str:

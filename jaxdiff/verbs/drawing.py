@@ -16,7 +16,7 @@ from jaxdiff import sample as sampling
 from jaxdiff import workdir as workdirs
 from jaxdiff.data import pixels
 
-__all__ = ["Drawing", "Keys", "Preempted", "changed", "decoder", "drawn", "preview", "ready", "sample"]
+__all__ = ["Drawing", "Keys", "Preempted", "changed", "decoder", "drawn", "image_shape", "preview", "ready", "sample"]
 
 
 class Keys(NamedTuple):
@@ -65,12 +65,11 @@ def changed(workdir: Any, flags: Sequence[tuple[str, Any]], pairs: Sequence[tupl
 
 
 def ready(workdir: Any, config: ConfigDict, *, step: int | None = None, labels: tuple[int, ...] = (),
-          conditions: Path | None = None, judged: bool = False) -> Drawing:
+          conditions: Path | None = None) -> Drawing:
     """Restores one average of a checkpoint, alone, and the autoencoder that decodes its latents.
 
     Raises:
-      ValueError: no such checkpoint, average, label or condition, or a damaged checkpoint; latents that are to be
-        judged as images.
+      ValueError: no such checkpoint, average, label or condition, or a damaged checkpoint.
     """
     checkpoint.hush()
     if "process" not in config:
@@ -80,8 +79,6 @@ def ready(workdir: Any, config: ConfigDict, *, step: int | None = None, labels: 
     generation = experiment.generation(config, model)
     cond_of = experiment.conditions_of(labels, model, None if conditions is None else _arrays(conditions))
     then, given = decoder(config, model)
-    if judged and then is None and len(model.shape) == 3:
-        raise ValueError("latents are judged as images: name an autoencoder, --config.sample.autoencoder=FOLDER")
     mesh = meshes.make_mesh()
     number, name, params = experiment.restored(workdir, model, config.sample.ema, step=step, on=mesh)
     plain = model.objective.denoiser(params)
@@ -110,6 +107,20 @@ def decoder(config: ConfigDict, model: experiment.Model) -> tuple[Callable | Non
         then, params = latents.autoencoder(Path(path), model.prepare, model.shape[-1], tile)
         return then, (params,)
     return (pixels.to_uint8 if len(model.shape) == 3 else None), ()
+
+
+def image_shape(config: ConfigDict, model: experiment.Model) -> tuple[int, ...]:
+    """Returns the shape [h, w, c] of the images that samples become.
+
+    Raises:
+      ValueError: latents that nothing decodes, or vectors.
+    """
+    then, given = decoder(config, model)
+    if then is None:
+        raise ValueError("latents are judged as images: name an autoencoder, --config.sample.autoencoder=FOLDER"
+                         if len(model.shape) == 3 else f"samples of shape {list(model.shape)} are no images to judge")
+    x = jax.ShapeDtypeStruct((1, *model.shape), np.float32)
+    return tuple(jax.eval_shape(then, x, *given).shape[1:])
 
 
 class Preempted(Exception):

@@ -116,7 +116,7 @@ def test_a_converted_network_has_no_data_until_some_are_named(tmp_path, capsys):
     part = {"name": "mock", "shape": (16, 16, 3), "classes": 5, "num": 8}
     assert main.main(["evaluate", f"--workdir={folder}", *few, f"--config.data={part}"]) == 0
     row = json.loads((folder / "eval" / "results.jsonl").read_text())
-    assert row["ema"] == "converted" and row["frechet"]["pixels"]["n"] == 4
+    assert row["ema"] == "converted" and row["n"] == {"made": 4, "real": 8}
 
 
 def test_texts_are_given_in_a_file(tmp_path, capsys):
