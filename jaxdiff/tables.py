@@ -40,7 +40,7 @@ def summary(row: Mapping) -> list[str]:
             text += f", matched noise {figures[f'{name}_ceiling']:.4g})" if f"{name}_ceiling" in figures else ")"
         lines.append(text)
     if "accuracy" in row:
-        lines.append(f"  requested class recognised: {row['accuracy']:.1%} of {row['n']['made']} "
+        lines.append(f"  requested class recognised: {row['accuracy']:.1%} of {row['num']} "
                      f"(95 % interval {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})")
     if "closest" in row:
         lines.append(f"  samples beside the training images nearest to them: {row['closest']}")

@@ -61,6 +61,15 @@ def test_every_combination_has_a_row_and_is_made_once(run, capsys):
     assert len(rows(run)) == 16 and "cell 1 of" not in capsys.readouterr().out
 
 
+def test_as_many_images_are_compared_on_each_side_as_the_smaller_has(run, capsys):
+    """The digits config asks for it: a distance falls with n, and so does the floor beside it."""
+    assert evaluate(run, "--num=400", "--config.sample.batch=100", "--steps=2") == 0
+    row, = rows(run)
+    assert row["num"] == 400 and row["n"]["made"] == row["n"]["real"] < 400
+    out = capsys.readouterr().out
+    assert f"{row['n']['real']} images against {row['n']['real']}" in out and "of 400 (95 %" in out
+
+
 def test_seeds_are_told_by_mean_and_minimum_and_a_grown_grid_makes_what_is_new(run, capsys):
     assert evaluate(run, "--steps=2") == 0
     assert evaluate(run, "--steps=2,3", "--seeds=2") == 0

@@ -278,9 +278,11 @@ def _made(job: Judging, cell: Cell, against: Against, beat: Callable) -> dict:
     closest = _closest(job, drawing, arrays, against, seed, cell.id) if third else None
     if not processes.leads():
         return {}
+    real = against.about["n"]  # None where a published file does not say
+    compared = min(num, real) if scoring.equal and real is not None else num
     row = {"cell": cell.id, **cell.about, "steps": generation.times.steps,
            "nfe": int(nfe) if nfe.is_integer() else round(nfe, 2), "guidance": generation.scale,
-           "network_evaluations": nfe * generation.evaluations, "n": {"made": num, "real": against.about["n"]},
+           "network_evaluations": nfe * generation.evaluations, "n": {"made": compared, "real": real},
            "reference": against.about, "metrics": {}, "matmul_precision": generation.precision,
            "generator": "threefry2x32", **environment(), "seconds": round(seconds, 3),
            "images_per_second": round((num - start) / max(seconds, 1e-9), 2)}
