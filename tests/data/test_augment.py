@@ -335,7 +335,8 @@ def test_without_classes_labels_of_augmentation_are_no_condition():
 
 
 def test_a_network_that_is_not_told_refuses():
-    config = overrides.apply(overrides.load("configs/edm.py:tiny"), [("prepare", "{'name': 'augmented'}")])
+    config = overrides.apply(overrides.load("configs/edm.py:tiny"), [
+        ("prepare", "{'name': 'augmented'}"), ("network.augment", "0")])
     loader = experiment.loader(config, experiment.meshed(config))
     with pytest.raises(ValueError, match="reads 'label' .* and nothing else, got augment, label"):
         experiment.model(config, loader.example)
