@@ -109,11 +109,15 @@ def torment(folder: Path, steps: int, kills: int, processes: int, seed: int) -> 
         before = committed(broken)
         what = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         chance.choice(attempt).send_signal(what)
-        for status in ended(attempt):
+        found = ended(attempt)
+        for status in found:
             statuses[status] = statuses.get(status, 0) + 1
+        if 1 in found:  # which nobody starts again
+            print((folder / "stderr").read_text()[-4000:], flush=True)
         kept = committed(broken)
         lost += kept < before
-        print(f"kill {number + 1}/{kills}: {what.name} after {wait:.1f} s, checkpoint {before} -> {kept}", flush=True)
+        print(f"kill {number + 1}/{kills}: {what.name} after {wait:.1f} s, statuses {found}, "
+              f"checkpoint {before} -> {kept}", flush=True)
     through(runs[-1], steps, processes)
     starts = [[row["step"] for row in rows(run / "metrics.jsonl") if "event" in row] for run in runs]
     return {

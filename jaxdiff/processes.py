@@ -7,6 +7,7 @@ Exit status: 0 done; 1 a bug; 2 a user's error; 42 start me again (preempted, st
 143 are what the runtime leaves in a process whose peer died.
 """
 
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -303,7 +304,10 @@ def leave(status: int, problem: str = "") -> NoReturn:
         sys.exit(status)
     if status in (0, AGAIN) and not problem:
         jax.distributed.shutdown()
-        sys.exit(status)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # CPython's end aborts with 134 when a thread is just then coming back from the coordinator
     found = _failure()
     if found is not None and status in (AGAIN, found[0]):
         status = found[0]

@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-__all__ = ["Lines", "append", "claim", "environment", "located", "read", "refuse_file", "rows", "write"]
+__all__ = ["Lines", "append", "claim", "environment", "located", "probe", "read", "refuse_file", "rows", "write"]
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -49,6 +49,23 @@ def refuse_file(workdir: Any) -> None:
     for place in (workdir, *workdir.parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"--workdir={workdir}: {place} is a file, not a folder")
+
+
+def probe(workdir: Any) -> None:
+    """Writes a small file into the folder and deletes it, before hours are spent on what could not be kept.
+
+    Raises:
+      ValueError: it is refused.
+    """
+    path = workdir / f".probe.{platform.node()}.{os.getpid()}"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text("jaxdiff")
+        path.unlink()
+    except Exception as error:  # of the disk, or of the bucket's backend
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"--workdir={workdir} cannot be written to ({reason}); check the folder, or the rights of "
+                         "this account (for a bucket roles/storage.objectAdmin)") from error
 
 
 def claim(workdir: Any, differences: Sequence[tuple[str, Any, Any]], free: Sequence[str]) -> None:
@@ -180,7 +197,10 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Returns the commit of the checkout this package lies in, with "+changes" where it has some."""
+    """Returns the commit of the checkout this package lies in, with "+changes" where it has some; a snapshot, which has
+    no history, is told of it by whoever took it."""
+    if told := os.environ.get("JAXDIFF_COMMIT"):
+        return told
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:

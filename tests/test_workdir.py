@@ -3,6 +3,7 @@
 import json
 
 import fsspec
+import jax
 import pytest
 from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
@@ -62,3 +63,21 @@ def test_a_line_cut_short_by_a_kill_does_not_spoil_the_next(tmp_path):
 def test_a_bucket_without_its_slashes_is_named():
     with pytest.raises(ValueError, match="named gs://BUCKET/FOLDER"):
         workdir.refuse_file(workdir.Path("gs:/lab/runs"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_run(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    workdir.probe(folder)
+    assert list(folder.iterdir()) == []
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(folder), "write_text", refused)
+    with pytest.raises(ValueError, match=r"run cannot be written to .*Permission denied.*objectAdmin"):
+        workdir.probe(folder)
+
+
+def test_a_snapshot_without_history_says_whose_code_it_is(monkeypatch):
+    monkeypatch.setenv("JAXDIFF_COMMIT", "abc+changes")
+    assert workdir.environment(jax.devices()[0], 1)["commit"] == "abc+changes"

@@ -38,8 +38,9 @@ def planned(config: ConfigDict, topology: str, *, slices: int = 1, bounds: tuple
       say: is told of the progress.
 
     Returns:
-      JSON values: `topology`, `chips`, `devices`, `slices`, `platform`, `effort`, `versions`, `chip`, `shapes_from`,
-      `programs` (name -> see `plan.measured`, with `batch`, `held`, `fits`, `roofline` and `predicted`) and `largest`.
+      JSON values: `topology`, `chips`, `devices`, `slices`, `platform`, `effort`, `versions`, `chip`, `steps` of the
+      run, `shapes_from`, `programs` (name -> see `plan.measured`, with `batch`, `held`, `fits`, `roofline` and
+      `predicted`) and `largest`.
 
     Raises:
       ValueError: whatever is wrong with the config or the topology, before anything compiles.
@@ -63,6 +64,7 @@ def planned(config: ConfigDict, topology: str, *, slices: int = 1, bounds: tuple
         "topology": topology, "chips": place.chips * slices, "devices": devices, "slices": slices, "platform": chosen,
         "effort": job["effort"], "versions": asking.versions(chosen), "shapes_from": source, "programs": made,
         "chip": {"limit": place.chip.hbm / place.chip.devices, "verified": place.chip.verified}, "largest": None,
+        "steps": -(-config.train_images // config.batch),
     }
     if search and "train" in made and "failed" not in made["train"]:
         told["largest"] = _largest(ask, config, made["train"], told["chip"]["limit"])

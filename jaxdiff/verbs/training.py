@@ -84,6 +84,8 @@ def begun(workdir: Any, config: ConfigDict) -> attempts.Attempt:
       InVain: too many attempts saved nothing.
     """
     workdirs.refuse_file(workdir)
+    if processes.leads():
+        workdirs.probe(workdir)
     if (workdir / "config.json").exists():
         there = workdirs.read(workdir, "config.json")
         workdirs.claim(workdir, overrides.differences(there, experiment.as_json(config)), experiment.FREE)
