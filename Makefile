@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage test-more networks-table lint clean
+.PHONY: help demo test coverage test-more test-engines test-312 networks-table lint clean
 
 PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
@@ -33,11 +33,17 @@ coverage: COVERAGE = --cov --cov-report=term
 coverage: test ## the suite with its lines counted: half as long again, as Python 3.11 counts them
 	@echo "line coverage: $$(.venv/bin/coverage report --format=total) %"
 
+test-more: test-engines test-312 ## the engines' own readers and a real SLURM; then Python 3.12 and the newest jax
+
+test-engines: .venv/.installed-dev .venv/.installed-tpu
+	@bash .ci/engines .engines .venv/bin/python
+	JAX_PLATFORMS=cpu ENGINES=.engines .venv/bin/pytest -m engines -rs $(ARGS)
+
 ifeq ($(value PYTHON312),none)
-test-more: ## the smoke tests on Python 3.12 and the newest jax
-	@echo "test-more: skipped, since PYTHON312=none"
+test-312:
+	@echo "test-312: skipped, since PYTHON312=none"
 else
-test-more: .venv312/.installed-dev
+test-312: .venv312/.installed-dev
 	JAX_PLATFORMS=cpu .venv312/bin/pytest -m smoke $(ARGS)
 endif
 
@@ -48,8 +54,8 @@ lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check --output-format=concise .
 	.venv/bin/mypy
 
-clean: ## remove environments, caches and builds; runs/ stays
-	rm -rf .venv .venv312 .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist *.egg-info
+clean: ## remove environments, caches and builds; runs/ and .snapshots/ stay
+	rm -rf .venv .venv312 .engines .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage* build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written when all is installed, so that what was interrupted is tried again.

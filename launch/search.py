@@ -52,8 +52,9 @@ class _Study:
         self._study = optuna.create_study(
             study_name=sweep.config, storage=optuna.storages.JournalStorage(file), load_if_exists=True,
             direction="maximize" if table.HIGHER.search(sweep.args.metric) else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=0),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3) if sweep.args.prune else optuna.pruners.NopPruner())
+        # Going on with the seed of the beginning would draw the same values again.
+        self._study.sampler = optuna.samplers.TPESampler(seed=len(self._study.trials), constant_liar=True)
         self._left = [frozen for frozen in self._study.trials
                       if frozen.state == optuna.trial.TrialState.RUNNING and CHANGES in frozen.user_attrs]
 
@@ -71,7 +72,7 @@ class _Study:
             return _Asked(live.number, self._named(changes), live)
 
     def _named(self, changes: dict) -> trials.Trial:
-        (made,) = trials.trials(self._sweep.config, [changes], {})
+        (made,) = trials.listed(self._sweep.config, [changes], {})
         return dataclasses.replace(made, name=trials.named(self._sweep.config, changes, [changes, {}], made.key))
 
     def prune(self, asked: _Asked, workdir: str) -> bool:

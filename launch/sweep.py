@@ -98,16 +98,16 @@ def rows(root: str) -> list[dict[str, Any]]:
 
 
 def told(root: str, metric: str) -> None:
-    """Prints the table, and writes it as CSV and as a picture."""
+    """Prints the table, and writes it as CSV and as a picture.
+
+    Raises:
+      ValueError: no trial has told the metric, though some have told others.
+    """
     found = rows(root)
-    try:
-        ordered: Sequence[Mapping[str, Any]] = table.sort(found, metric)
-    except ValueError:
-        if any(table.metrics(row["workdir"]) for row in found):
-            raise
-        ordered, metric = found, ""
+    metric = metric if any(table.metrics(row["workdir"]) for row in found) else ""
+    ordered = table.sort(found, metric) if metric else found
     count = {state: sum(row["state"] == state for row in found) for state in table.STATES}
-    print(table.as_text(ordered, [column for column in ("name", "state", "step", metric) if column]))
+    print(table.as_text(ordered, list(filter(None, dict.fromkeys(("name", "state", "step", metric))))))
     print(", ".join(f"{number} {state}" for state, number in count.items() if number))
     folder = ledger_of(root).parent
     stem = "sweep" if "://" not in root else ledger_of(root).stem
@@ -115,7 +115,15 @@ def told(root: str, metric: str) -> None:
     print(f"all of it: {folder / f'{stem}.csv'}")
     if metric:
         table.draw(ordered, metric, folder / f"{stem}.png")
-        print(f"picture:   {folder / f'{stem}.png'}")
+        print(f"picture:   {folder / f'{stem}.png'}", flush=True)
+
+
+def _closing(root: str, metric: str) -> None:
+    """Prints the table at the end of a run, which may have ended before the metric was told."""
+    try:
+        told(root, metric)
+    except ValueError as error:
+        print(f"launch: {error}", file=sys.stderr)
 
 
 def submit(sweep: Sweep) -> int:
@@ -123,14 +131,14 @@ def submit(sweep: Sweep) -> int:
     on = engine(sweep.args.on)
     before = ledger.submissions(sweep.ledger)
     found = trials.loaded(sweep.config, ROOT, "sweep")(trials.Space())
-    listed = trials.trials(sweep.config, found, {row["key"]: name for name, row in before.items()})
+    listed = trials.listed(sweep.config, found, {row["key"]: name for name, row in before.items()})
     states = {row["name"]: row["state"] for row in rows(sweep.root)} if before else {}
     waiting = ("done", "pruned") if on.NAME == "local" else ("done", "pruned", "queued", "running", "preempted")
     due = [trial for trial in listed if states.get(trial.name) not in waiting or (
         sweep.args.evaluate and not table.read(f"{sweep.root}/{trial.name}", "eval/results.jsonl"))]
     print(f"{len(listed)} trials, {len(listed) - len(due)} done or under way", flush=True)
     if not due:
-        told(sweep.root, sweep.args.metric)
+        _closing(sweep.root, sweep.args.metric)
         return 0
     given = snapshot.code(ROOT, sweep.config)
     jobs = [sweep.job(trial) for trial in due]
@@ -159,7 +167,7 @@ def submit(sweep: Sweep) -> int:
     snapshot.write(given, place, files)
     if on.NAME == "local":
         status = run_all(sweep, due, place, given.stamp)
-        told(sweep.root, sweep.args.metric)
+        _closing(sweep.root, sweep.args.metric)
         return status
     return _queued(sweep, due, jobs, made, place, given.stamp)
 
@@ -227,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
             from launch import search
 
             status = search.searched(sweep, ROOT)
-            told(root, args.metric)
+            _closing(root, args.metric)
             return status
         return submit(sweep)
     except ValueError as error:

@@ -126,7 +126,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
-    """Draws the curves of all trials where the metric has some, and its last values, the best on top.
+    """Draws the curves of all trials, of the loss where the metric has none, and its last values, the best on top.
 
     Args:
       rows: with `name`, `workdir`, `state` and the metric.
@@ -141,11 +141,12 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
     rows = [row for row in sort(rows, metric) if metric in row]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 1.6 + 0.3 * max(6, len(rows))), layout="constrained")
     colours = pyplot.get_cmap("viridis")([number / max(1, len(rows) - 1) for number in range(len(rows))])
+    told = metric if any(curve(row["workdir"], metric) for row in rows) else "loss"
     for row, colour in zip(rows, colours, strict=True):
-        points = curve(row["workdir"], metric)
+        points = curve(row["workdir"], told)
         if points:
             left.plot(*zip(*points, strict=True), color=colour, linewidth=1)
-    left.set(xlabel="step", ylabel=metric, title="while training" if left.lines else "told at the end alone")
+    left.set(xlabel="step", ylabel=told, title="while training")
     right.barh([row["name"] for row in rows], [row[metric] for row in rows], color=colours)
     right.invert_yaxis()
     right.set(xlabel=metric, title="last")

@@ -19,7 +19,7 @@ from typing import Any
 
 from launch.job import LONGEST
 
-__all__ = ["Space", "Trial", "loaded", "named", "trials"]
+__all__ = ["Space", "Trial", "listed", "loaded", "named"]
 
 Draw = Callable[[random.Random], Any]
 
@@ -116,7 +116,7 @@ def loaded(config: str, root: Path, wanted: str) -> Callable:
     return getattr(module, wanted)
 
 
-def trials(config: str, found: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> list[Trial]:
+def listed(config: str, found: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> list[Trial]:
     """Returns the trials of a sweep.
 
     Args:
@@ -166,8 +166,7 @@ def _leaves(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, A
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float):
-        digits = f"{value:.3g}"
-        return digits if "e" not in f"{value:.0e}" or 0.01 <= abs(value) < 1e4 else re.sub(
-            "e([-+])0*", lambda found: f"e{found[1].strip('+')}", f"{value:.1e}".replace(".0e", "e"))
-    return str(value)
+    if not isinstance(value, float) or value == 0 or 0.01 <= abs(value) < 1e4:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
