@@ -234,6 +234,11 @@ def main(argv: Sequence[str]) -> int:
         if args.trials:
             from launch import search
 
+            if args.dry_run:
+                trials.loaded(args.config, ROOT, "search")
+                print(f"# search(trial) of {args.config}, asked {args.trials} times, {args.parallel} at a time; "
+                      f"its study in {root}/search.log")
+                return 0
             status = search.searched(sweep, ROOT)
             _closing(root, args.metric)
             return status
