@@ -27,6 +27,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.utils import extract_featuresdict_from_input_id_cached  # noqa: E402
 
 BATCH = 64
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def weights(folder: Path) -> Path:
@@ -42,8 +43,8 @@ def tools(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
     images, path = str(folder / "images"), weights(folder)
     for module in (pytorch_fid, make_fid.cleanfid_inception):
         module.load_state_dict_from_url = lambda *given, **more: torch.load(path)
-    plain = pytorch_fid.InceptionV3([3]).eval()
-    single = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).eval()
+    plain = pytorch_fid.InceptionV3([3]).eval().to(DEVICE)
+    single = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).eval().to(DEVICE)
     layers = [module for name, module in single.named_children() if name != "fc"]
 
     def clean(x: torch.Tensor) -> torch.Tensor:
@@ -55,17 +56,18 @@ def tools(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
 
     def by_fidelity() -> np.ndarray:
         found = extract_featuresdict_from_input_id_cached(
-            1, single, input1=images, cuda=False, batch_size=BATCH, verbose=False, cache=False, save_cpu_ram=True)
+            1, single, input1=images, cuda=DEVICE == "cuda", batch_size=BATCH, verbose=False, cache=False,
+            save_cpu_ram=True)
         features = found["2048"].numpy()
         np.cov(features, rowvar=False)
         return features.mean(0)
 
     def by_pytorch_fid() -> np.ndarray:
-        return fid_score.compute_statistics_of_path(images, plain, BATCH, 2048, "cpu", 0)[0]
+        return fid_score.compute_statistics_of_path(images, plain, BATCH, 2048, DEVICE, 0)[0]
 
     def by_cleanfid() -> np.ndarray:
         features = cleanfid.get_folder_features(images, model=clean, num_workers=0, batch_size=BATCH, mode="clean",
-                                                device=torch.device("cpu"), verbose=False)
+                                                device=torch.device(DEVICE), verbose=False)
         np.cov(features, rowvar=False)
         return features.mean(0)
 

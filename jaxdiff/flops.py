@@ -11,13 +11,15 @@ from typing import Any
 
 import jax
 
-__all__ = ["count", "peak"]
+__all__ = ["CHIPS", "count", "peak"]
 
-# bfloat16 FLOP/s of one JAX device, by the beginning of its `device_kind`; vendors' figures, without sparsity.
+# bfloat16 FLOP/s of a chip: docs.cloud.google.com/tpu/docs/v3, /v4, /v5e, /v5p, /v6e, /tpu7x (November 2026).
+CHIPS = {"v3": 123e12, "v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "tpu7x": 2307e12}
+# Of one JAX device, by the beginning of its `device_kind`; of GPUs the vendor's figures, without sparsity.
 PEAKS = {
-    "TPU v3": 61.5e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
-    "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100": 312e12, "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+    "TPU v3": CHIPS["v3"] / 2, "TPU v4": CHIPS["v4"], "TPU v5 lite": CHIPS["v5e"], "TPU v5e": CHIPS["v5e"],
+    "TPU v5p": CHIPS["v5p"], "TPU v5": CHIPS["v5p"], "TPU v6 lite": CHIPS["v6e"], "TPU v6e": CHIPS["v6e"],
+    "TPU7x": CHIPS["tpu7x"] / 2, "NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12,
 }
 
 

@@ -42,15 +42,15 @@ class Chip:
     verified: bool = True
 
 
-# FLOP/s, HBM's bandwidth and networks: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, /tpu7x (November 2026).
+# HBM's bandwidth and networks: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, /tpu7x (November 2026).
 # Links have half of its "bidirectional" figure, of v4 6 x 50 GB/s (Jouppi et al. 2023).  Usable HBM: what libtpu
 # 0.0.42.1 says is "available" when a program is too large.  Nothing of tpu7x was seen outside that page.
 CHIPS = {
-    "v4": Chip(275e12, 30.5 * GIB, 1.2e12, 300e9, None, 3, devices=2),
-    "v5e": Chip(197e12, 15.75 * GIB, 819e9, 200e9, 3.1e9, 2),
-    "v5p": Chip(459e12, 95.74 * GIB, 2.765e12, 600e9, 6.25e9, 3),
-    "v6e": Chip(918e12, 31.25 * GIB, 1.6e12, 400e9, 12.5e9, 2),
-    "tpu7x": Chip(2307e12, 189.5 * GIB, 7.38e12, 600e9, 12.5e9, 3, devices=2, verified=False),
+    "v4": Chip(flops.CHIPS["v4"], 30.5 * GIB, 1.2e12, 300e9, None, 3, devices=2),
+    "v5e": Chip(flops.CHIPS["v5e"], 15.75 * GIB, 819e9, 200e9, 3.1e9, 2),
+    "v5p": Chip(flops.CHIPS["v5p"], 95.74 * GIB, 2.765e12, 600e9, 6.25e9, 3),
+    "v6e": Chip(flops.CHIPS["v6e"], 31.25 * GIB, 1.6e12, 400e9, 12.5e9, 2),
+    "tpu7x": Chip(flops.CHIPS["tpu7x"], 189.5 * GIB, 7.38e12, 600e9, 12.5e9, 3, devices=2, verified=False),
 }
 KNOWN = ("v4:2x2x1", "v4:2x2x2", "v4:2x2x4", "v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16",
          "v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4", "v6e:1x1", "v6e:2x2", "v6e:2x4", "v6e:4x4", "v6e:8x8", "v6e:16x16",

@@ -96,7 +96,9 @@ def test_two_tasks_train_are_told_to_end_and_are_put_back(slurm, tmp_path):
     ends = workdir / "run.jsonl"
     wait_for(lambda: '"end"' in ends.read_text(), 120)
     assert json.loads(ends.read_text().splitlines()[-1])["status"] == 42
-    wait_for(lambda: said("squeue", "--noheader", "--format=%T %r").startswith("PENDING"), 60, lambda: said("squeue"))
+    wait_for(lambda: said("squeue", "--noheader", "--format=%T %r").startswith("PENDING")
+             and "idle" in said("sinfo", "--noheader"), 60, lambda: said("squeue"))
+    time.sleep(5)  # sooner, the end of the first start would be taken for that of the second
 
     def again():
         said("scontrol", "update", f"JobId={number}", "StartTime=now")  # SLURM waits two minutes; the test does not

@@ -29,16 +29,17 @@ import numpy as np
 import torch
 
 # The compiled part of torchvision seldom fits a torch without CUDA; only its Python is needed.
-missing = torch.library.Library("torchvision", "FRAGMENT")
-for operator in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-                 "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):
-    missing.define(operator)
+if not torch.cuda.is_available():
+    missing = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+                     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):
+        missing.define(operator)
 
-from cleanfid import inception_pytorch as cleanfid_inception  # noqa: E402
-from cleanfid import resize as cleanfid_resize  # noqa: E402
-from pytorch_fid import inception as pytorch_fid  # noqa: E402
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # noqa: E402
-from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x  # noqa: E402
+from cleanfid import inception_pytorch as cleanfid_inception
+from cleanfid import resize as cleanfid_resize
+from pytorch_fid import inception as pytorch_fid
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
