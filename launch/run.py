@@ -26,13 +26,16 @@ from launch import accelerators, checks, ledger, snapshot  # noqa: E402
 from launch.engines import MODULES, engine  # noqa: E402
 from launch.job import Job, Rendering, clean, script  # noqa: E402
 
-__all__ = ["execute", "main", "parsed"]
+__all__ = ["Parser", "accelerator", "agreed", "command", "execute", "job_of", "main", "parsed", "planned",
+           "shape_flags", "shown", "split"]
 
 LEDGER = ROOT / snapshot.FOLDER / "ledger.jsonl"
 VERBS = ("submit", "status", "logs", "stop")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One whose errors are ValueErrors."""
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
 
@@ -84,7 +87,7 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[st
       ValueError: a flag that there is not, or one that is missing.
     """
     ours, configs, theirs = split(argv)
-    parser = _Parser(prog="launch/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(prog="launch/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                      allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="submit", choices=VERBS)
     parser.add_argument("--run", default="train", choices=("train", "evaluate", "sample"))
@@ -185,7 +188,7 @@ def submit(args: argparse.Namespace, changes: Sequence[str], flags: tuple[str, .
     for word in job.secrets:
         if word not in os.environ:
             raise ValueError(f"--secret={word}: no variable of that name is set here, to be handed on")
-    told = _planned(job, args, changes)
+    told = planned(job, args, changes)
     what = job.accelerator.name if job.accelerator else f"{job.nodes} process{'es' * (job.nodes > 1)} of this machine"
     found = checks.price(job, args.price) if job.accelerator else None
     price = "a rehearsal, which costs nothing" if args.on == "local" else checks.cost(job, told, found)
@@ -203,7 +206,12 @@ def submit(args: argparse.Namespace, changes: Sequence[str], flags: tuple[str, .
     return status
 
 
-def _planned(job: Job, args: argparse.Namespace, changes: Sequence[str]) -> Mapping[str, Any] | None:
+def planned(job: Job, args: argparse.Namespace, changes: Sequence[str]) -> Mapping[str, Any] | None:
+    """Returns what `jaxdiff plan` says of a job; None where it is not asked.
+
+    Raises:
+      ValueError: the config does not build for the slice, or does not fit.
+    """
     if args.on == "local" or args.run != "train" or args.no_plan:
         return None
     if job.accelerator is None or not job.accelerator.is_tpu:

@@ -31,7 +31,7 @@ __all__ = ["main", "parsed", "rows"]
 def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[str, ...]]:
     """Returns the flags, the config's changes for all trials, and the engine's flags."""
     ours, changes, theirs = run.split(argv)
-    parser = run._Parser(prog="launch/sweep.py", description=__doc__, allow_abbrev=False,
+    parser = run.Parser(prog="launch/sweep.py", description=__doc__, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", nargs="?", default="run", choices=("run", "table", "stop"))
     parser.add_argument("--config", metavar="FILE[:ARG]", help="with a `def sweep(s)`")
@@ -181,7 +181,7 @@ def _cost(sweep: Sweep, jobs: Sequence[Job]) -> str:
     job = jobs[0]
     if sweep.args.on == "local":
         return f"{sweep.args.parallel} at a time"
-    planned = run._planned(job, sweep.args, run.split(list(job.argv))[1]) if job.accelerator else None
+    planned = run.planned(job, sweep.args, run.split(list(job.argv))[1]) if job.accelerator else None
     return "each " + checks.cost(job, planned, checks.price(job, sweep.args.price) if job.accelerator else None)
 
 

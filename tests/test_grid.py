@@ -99,6 +99,7 @@ def test_a_row_is_stamped_with_all_that_its_figures_depend_on(run):
 
 
 def test_an_interrupted_cell_goes_on_and_has_the_same_figures_to_the_bit(run, tmp_path, monkeypatch, capsys):
+    """G21: elsewhere evaluation found pictures of an earlier run in the folder and scored those."""
     whole = Path(shutil.copytree(run, tmp_path / "whole"))
     assert evaluate(whole, "--sampler=heun,ancestral") == 0
     for batch in (2, 4):  # a notice within the first cell, and within the second
@@ -179,6 +180,7 @@ def test_two_processes_have_one_figure(run, tmp_path):
 
 @pytest.mark.parametrize("devices", [4, 8])
 def test_devices_have_one_figure(run, tmp_path, run_python, devices):
+    """G17: elsewhere means of devices were averaged, so that a figure hung on how the batch fell."""
     alone = Path(shutil.copytree(run, tmp_path / "alone"))
     assert evaluate(alone) == 0
     run_python(f"""

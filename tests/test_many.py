@@ -97,6 +97,17 @@ def test_two_processes_are_one(one, two):
     assert event["event"] == "start" and {"join", "data", "restore", "init", "compile"} <= set(event["seconds"])
 
 
+def test_two_processes_with_everything_on_wait_for_nothing(tmp_path, one):
+    """G18: elsewhere a profiler's window in process 0 alone had a collective in it, and all hung without a word."""
+    trained(tmp_path / "all", "--config.picture_every_steps=5", "--config.tensorboard=True",
+            "--config.profile={'start': 3, 'steps': 2}", "--config.log_every_steps=1",
+            "--config.keep_best={'metric': 'loss', 'mode': 'min', 'number': 1}", devices=2)
+    close(losses(tmp_path / "all"), losses(one))
+    assert {path.suffix for path in (tmp_path / "all" / "pictures").iterdir()} == {".png"}
+    assert len(list((tmp_path / "all").rglob("*.xplane.pb"))) >= 1
+    assert len(list((tmp_path / "all" / "tensorboard").iterdir())) == 1
+
+
 def test_sigterm_to_one_of_two_ends_both_with_42_and_the_run_goes_on_to_the_bit(tmp_path, two):
     workdir = tmp_path / "run"
     group = started(workdir, env=SLOW)

@@ -98,6 +98,7 @@ def wait_for(ready, limit=60):
 
 
 def test_eight_trials_two_at_a_time_through_TERM_and_KILL_end_in_one_table(checkout):
+    """G23: elsewhere all points of a sweep wrote into the folder that the base config named."""
     for what, status in ((signal.SIGTERM, 42), (signal.SIGKILL, -9)):
         before = starts(checkout)
         run = subprocess.Popen(command(checkout), cwd=checkout, env={**os.environ, "PACE": "0.1"},

@@ -25,6 +25,7 @@ def exact(x, groups, eps=1e-6):
 @pytest.mark.parametrize("norm", [layers.GroupNorm(groups=1), layers.LayerNorm(), layers.LayerNorm(affine=False)])
 @pytest.mark.parametrize("offset", [0, 3000, 1e6])
 def test_four_integers_far_from_zero(norm, offset):
+    """G08: elsewhere the variance was E[x²] - mean², whose digits cancel far from zero."""
     y = apply(norm, offset + jnp.arange(4.0)[None])
     np.testing.assert_allclose(y, RAMP[None], atol=1e-5)
 
