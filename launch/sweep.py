@@ -45,6 +45,7 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[st
     # The table and the end of a sweep know the engine from its ledger.
     verb = next((word for word in ours if not word.startswith("-")), "run")
     args = parser.parse_args(ours if verb == "run" else [*ours, "--on=local"])
+    args.run = "train"
     if args.verb == "run":
         if args.config is None:
             raise ValueError("--config=FILE is missing: a config with a `def sweep(s)`")

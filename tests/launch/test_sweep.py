@@ -207,6 +207,36 @@ def test_slurm_gets_one_array_and_is_not_asked_twice(checkout, tmp_path):
     assert (tmp_path / "calls").read_text().splitlines()[1:] == ["cancel --name=sweep --me"]
 
 
+def test_sky_gets_every_trial_and_its_list_is_read(checkout, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sky").write_text(
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n[ "$2" = queue ] && cat {tmp_path}/queue\nexit 0\n')
+    (tools / "sky").chmod(0o755)
+    (checkout / "jaxdiff" / "__main__.py").write_text(
+        "import json, sys; print(json.dumps({'steps': 1000, 'chip': {'limit': 1}, 'programs': {'train': {'fits': True, "
+        "'roofline': {'step_s': .36}, 'predicted': {'mfu': .2}}}}))")
+    root = f"gs://bucket/{tmp_path.name.lower().replace('_', '-')}"
+    words = [sys.executable, "launch/sweep.py", f"--workdir={root}", "--on=sky", "--tpu=v5litepod-16",
+             "--config=configs/c.py", "--price=1"]
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SEEDS": "2"}
+    done = subprocess.run(words, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials on sky: each 16 chips; 1,000 steps in at least 1.6 chip-hours" in done.stdout
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[:2] for call in calls] == [["jobs", "launch"]] * 2
+    names = [call.split("--name=")[1].split()[0] for call in calls]
+    assert len(set(names)) == 2
+    known = ledger.submissions(next((checkout / ".snapshots").glob("*.jsonl")))
+    assert set(known) == set(names)
+    (tmp_path / "queue").write_text(f"1 {names[0]} RUNNING\n2 {names[1]} SUCCEEDED\n")
+    told = ("from launch import ledger, sweep; import sys; root = sys.argv[1]; "
+            "print(sweep._alive(ledger.submissions(sweep.ledger_of(root)), root))")
+    done = subprocess.run([sys.executable, "-c", told, root], cwd=checkout, env=env, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout.strip() == str({names[0]: True, names[1]: False})
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["run", "--on=gcloud", "--config=c.py"], "--on=sky"), (["run", "--on=local"], "--config=FILE is missing"),
     (["run", "--on=sky", "--config=c.py", "--trials=3"], "goes with --on=local"),
