@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage test-more test-engines test-312 networks-table lint clean
+.PHONY: help demo docs test coverage test-more test-engines test-312 networks-table lint clean
 
 PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python3; do \
@@ -49,6 +49,13 @@ endif
 
 networks-table: .venv/.installed-tpu ## compile every named size for TPUs: docs/networks.md, two hours
 	PYTHONPATH=.venv/tpu JAX_PLATFORMS=cpu .venv/bin/python -m benchmarks.networks_table $(ARGS)
+
+docs: .venv/.installed-dev ## make the drawings and tables again that are made from code
+	.venv/bin/python -m benchmarks.architecture
+	.venv/bin/python -m benchmarks.solvers --redraw
+	.venv/bin/python -m benchmarks.fd_lite0 --redraw
+	.venv/bin/python -m benchmarks.plan --write
+	.venv/bin/python -m benchmarks.networks_table --write
 
 lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check --output-format=concise .
