@@ -9,6 +9,7 @@ import copy
 import inspect
 import math
 import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict
 from jaxdiff.build import nearest
 
 __all__ = ["apply", "differences", "load", "split"]
+
+SHIPPED = Path(sys.prefix) / "share" / "jaxdiff"  # holds configs/ where the package was installed as a wheel
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -46,16 +49,21 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 def load(spec: str) -> ConfigDict:
     """Runs `get_config(arg)` of a file `path` or `path:arg`.
 
+    Where it is not found from here, the configs that were installed with the package are looked through.
+
     Raises:
       ValueError: no such file, no `get_config`, or an argument it does not take.
     """
     name, _, arg = spec.partition(":")
     path = Path(name)
+    if not path.is_file() and (SHIPPED / name).is_file():
+        path = SHIPPED / name
+        sys.path.extend({str(SHIPPED)} - set(sys.path))  # they have parents
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ValueError(f"no config file {name!r} in {Path.cwd()}{nearest(name, beside) if beside else ''}")
     try:
-        defined = runpy.run_path(name)
+        defined = runpy.run_path(str(path))
     except ModuleNotFoundError as error:
         raise ValueError(f"{name} imports {error.name!r}, which is not found from {Path.cwd()}; run the command in the "
                          "folder above configs/") from error

@@ -1,6 +1,7 @@
 """What the command line changes in a config, and what it refuses."""
 
 import math
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -112,3 +113,18 @@ def test_differences_name_every_key_by_its_path():
     old = {"a": 1, "b": {"c": (1, 2), "d": 3}, "gone": 0}
     new = {"a": 1, "b": {"c": (1, 3), "d": 3}, "new": 0}
     assert overrides.differences(old, new) == [("b.c", (1, 2), (1, 3)), ("gone", 0, "unset"), ("new", "unset", 0)]
+
+
+def test_installed_configs_are_found_from_anywhere_and_ones_of_here_first(tmp_path, monkeypatch):
+    shipped = tmp_path / "share"
+    (shipped / "configs").mkdir(parents=True)
+    text = "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'where': %r})\n"
+    (shipped / "configs" / "x.py").write_text(text % "shipped")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(overrides, "SHIPPED", shipped)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert overrides.load("configs/x.py").where == "shipped"
+    (tmp_path / "here" / "configs").mkdir()
+    (tmp_path / "here" / "configs" / "x.py").write_text(text % "here")
+    assert overrides.load("configs/x.py").where == "here"
