@@ -29,6 +29,7 @@ class Job:
       zones: where to look for it, in turn.
       env: names and values; they stand in `jobs/NAME.sh` as well.
       secrets: names alone, of variables that the engine brings.
+      setup: a shell command before each start, such as one that copies data to the host's disk; what it leaves stays.
       restarts: how often an engine that counts may start it again.
       flags: for the engine's own command, as they are.
     """
@@ -43,12 +44,13 @@ class Job:
     zones: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
+    setup: str = ""
     restarts: int = 20
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checked_name(self.name)
-        for word in (*self.argv, self.workdir, *self.flags, *self.zones):
+        for word in (*self.argv, self.workdir, self.setup, *self.flags, *self.zones):
             clean(word)
         for variable, value in self.env:
             if not VARIABLE.fullmatch(variable):
@@ -134,4 +136,5 @@ def script(job: Job, commit: str) -> str:
         'cd "$(dirname "$0")/.." || exit 2',
         'if [ -x .venv/bin/python ]; then export PATH="$PWD/.venv/bin:$PATH"; fi',
         *(f"export {name}={shlex.quote(value)}" for name, value in told.items()),
+        *([f"bash -c {shlex.quote(job.setup)} || exit 1"] if job.setup else []),
         f"exec {shlex.join(job.argv)}", ""])

@@ -51,6 +51,8 @@ def shape_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zone", action="append", default=[], metavar="ZONE", help="may be given again: in turn")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", type=_pair)
     parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="of a variable; never its value")
+    parser.add_argument("--setup", default="", metavar="COMMAND", help="before each start, in the code's folder, such "
+                        "as what copies data to the host; status 1 if it fails")
     parser.add_argument("--restarts", type=int, default=20, help="where the engine counts them (%(default)s)")
     parser.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip or GPU an hour")
     parser.add_argument("--image", metavar="H,W,C", help="for the plan, where the data are not on this machine")
@@ -125,7 +127,8 @@ def job_of(args: argparse.Namespace, name: str, argv: Sequence[str], workdir: st
     """Returns the job of a command line."""
     return Job(name=name, argv=tuple(argv), workdir=workdir, accelerator=accelerator(args), slices=args.slices,
                nodes=args.nodes, spot=args.spot, zones=tuple(word for zone in args.zone for word in zone.split(",")),
-               env=tuple(args.env), secrets=tuple(args.secret), restarts=args.restarts, flags=flags)
+               env=tuple(args.env), secrets=tuple(args.secret), setup=args.setup, restarts=args.restarts,
+               flags=flags)
 
 
 def command(run: str, workdir: str, config: str | None, changes: Sequence[str], *, watch: bool = True) -> list[str]:

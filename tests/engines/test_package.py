@@ -131,7 +131,7 @@ def commands():
                     yield pytest.param(words, id=f"{page.name}: {' '.join(words)[:60]}")
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_every_flag_that_the_docs_show_is_known(words, clone):
     """By what refuses a flag it does not know before it does anything: the command itself, asked for its help."""
     if words[0] == "jaxdiff":

@@ -11,13 +11,16 @@ from launch import run, sweep, trials
 ROOT = Path(__file__).resolve().parents[2]
 
 
+PAGES = ("tpu.md", "sweeps.md", "runs/dit-b2-imagenet256-v5e16.md", "../README.md")
+
+
 def commands(page):
     text = (ROOT / "docs" / page).read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("python launch/")]
 
 
-@pytest.mark.parametrize("line", [line for page in ("tpu.md", "sweeps.md") for line in commands(page)
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)
                                   if "--dry-run" in line])
 def test_a_dry_run_of_the_docs_passes(line, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)

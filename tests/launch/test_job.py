@@ -38,6 +38,18 @@ def test_the_command_takes_the_place_of_bash_so_that_signals_reach_it():
     assert script(job(), "c").splitlines()[-1] == "exec python -m jaxdiff train"
 
 
+def test_a_setup_comes_first_and_its_failure_is_the_jobs(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    both = "echo \"it's\" > first && echo $A >> first"
+    for setup, status, lines in ((both, 0, ["it's", "a b"]), ("exit 42", 1, None)):
+        text = script(job(argv=("cp", "first", "second"), setup=setup, env=(("A", "a b"),)), "c")
+        (tmp_path / "jobs" / "dit.sh").write_text(text)
+        done = subprocess.run(["bash", "jobs/dit.sh"], cwd=tmp_path, check=False)
+        assert done.returncode == status
+        if lines:
+            assert (tmp_path / "second").read_text().splitlines() == lines
+
+
 @pytest.mark.parametrize("value", ["two\nlines", "tab\t", "bell\a", "cut\0short", "escape\x1b[0m", "del\x7f", "cr\r"])
 def test_control_characters_are_refused_wherever_they_stand(value):
     with pytest.raises(ValueError, match="control character"):
