@@ -147,6 +147,7 @@ def whole(tmp_path_factory):
     return losses(folder / "run")
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(("what", "processes"), [(signal.SIGTERM, 4), (signal.SIGKILL, 2)])
 def test_one_process_is_ended_and_the_run_has_the_losses_of_one_that_was_not(what, processes, whole, tmp_path):
     """Several processes give the losses of one; SIGTERM to one ends all with 42, SIGKILL is recovered from."""
@@ -166,6 +167,7 @@ def test_one_process_is_ended_and_the_run_has_the_losses_of_one_that_was_not(wha
         assert "ended with 42, start 2" in out
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_bug_in_one_process_ends_all_with_1_and_is_not_started_again(number, tmp_path, monkeypatch):
     for name, value in (("FAULTY", "raise"), ("FAULTY_AT", "64"), ("FAULTY_PROCESS", str(number))):
