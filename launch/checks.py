@@ -18,12 +18,24 @@ from typing import Any
 from launch.accelerators import Accelerator
 from launch.job import Job, clean
 
-__all__ = ["Price", "cost", "engine_there", "estimate", "plan", "price", "where"]
+__all__ = ["Price", "builds", "cost", "engine_there", "estimate", "plan", "price", "where"]
 
 ASSUMED = 0.4  # model FLOPs utilisation, where none was measured
 STAND_IN = 700.0  # dollars an hour: SkyPilot's catalogue has it for what it does not know
 SCHEME = re.compile(r"[a-z][a-z0-9]*://")
 HERE = Path(__file__).resolve().parent
+BUILDS = """
+import sys
+try:
+    from jaxdiff import overrides
+except ImportError:
+    sys.exit(3)
+try:
+    overrides.apply(overrides.load(sys.argv[1]), overrides.split(sys.argv[2:])[1])
+except ValueError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,19 @@ def engine_there(engine: ModuleType) -> None:
     if shutil.which(engine.COMMAND) is None:
         raise ValueError(f"--on={engine.NAME} needs the command {engine.COMMAND}, which is not on the PATH: "
                          f"{engine.INSTALL}; --dry-run needs none")
+
+
+def builds(config: str, changes: Sequence[str], root: Path) -> bool:
+    """Returns whether a config builds with its changes; false where jaxdiff is not installed here to tell.
+
+    Raises:
+      ValueError: it does not; what jaxdiff says of it.
+    """
+    done = subprocess.run([sys.executable, "-c", BUILDS, config, *changes], cwd=root, capture_output=True, text=True,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False)
+    if done.returncode == 2:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
+    return done.returncode == 0
 
 
 def plan(job: Job, config: Sequence[str], root: Path, timeout: float = 3600.0) -> Mapping[str, Any]:

@@ -210,15 +210,19 @@ def submit(args: argparse.Namespace, changes: Sequence[str], flags: tuple[str, .
 
 
 def planned(job: Job, args: argparse.Namespace, changes: Sequence[str]) -> Mapping[str, Any] | None:
-    """Returns what `jaxdiff plan` says of a job; None where it is not asked.
+    """Returns what `jaxdiff plan` says of a job; None where it is not asked, and the config is built alone.
 
     Raises:
-      ValueError: the config does not build for the slice, or does not fit.
+      ValueError: the config does not build, or does not fit the slice.
     """
-    if args.on == "local" or args.run != "train" or args.no_plan:
+    if args.run != "train":
         return None
-    if job.accelerator is None or not job.accelerator.is_tpu:
-        print("whether it fits a GPU is not known beforehand: jaxdiff plan compiles for TPUs alone", flush=True)
+    tpu = job.accelerator is not None and job.accelerator.is_tpu
+    if args.on == "local" or args.no_plan or not tpu:
+        if not checks.builds(args.config, changes, ROOT):
+            print("jaxdiff is not installed here: whether the config builds is not known beforehand", flush=True)
+        if args.on != "local" and not tpu:
+            print("whether it fits a GPU is not known beforehand: jaxdiff plan compiles for TPUs alone", flush=True)
         return None
     words = [f"--config={args.config}", *changes, *([f"--image={args.image}"] if args.image else []),
              *(f"--condition={word}" for word in args.condition)]

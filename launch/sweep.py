@@ -179,10 +179,10 @@ def _name(root: str) -> str:
 
 
 def _cost(sweep: Sweep, jobs: Sequence[Job]) -> str:
-    job = jobs[0]
+    """Looks at the first trial as at any job; returns what each will take."""
+    job, planned = jobs[0], run.planned(jobs[0], sweep.args, run.split(list(jobs[0].argv))[1])
     if sweep.args.on == "local":
         return f"{sweep.args.parallel} at a time"
-    planned = run.planned(job, sweep.args, run.split(list(job.argv))[1]) if job.accelerator else None
     return "each " + checks.cost(job, planned, checks.price(job, sweep.args.price) if job.accelerator else None)
 
 

@@ -73,6 +73,8 @@ def test_what_a_dry_run_prints_is_what_a_submission_executes(place, capsys):
     (["--on=sky", "--tpu=v6e-8", "--workdir=gs://bucket/f"], "--config=FILE is missing"),
     (["--on=sky", "--tpu=v6e-8", "--workdir=gs://bucket/f", "--config=configs/dti.py"], "no such file"),
     (["--on=sky", *TPU, "--config.batch"], "--config.batch=VALUE"),
+    (["--on=slurm", "--workdir=/runs/a", "--config=configs/digits.py", "--config.bach=3"], "did you mean 'batch'"),
+    (["--on=local", "--workdir=/runs/a", "--config=configs/digits.py:tniy"], "it may be 'tiny'"),
     (["--on=sky", *TPU, "--tpus=3"], "unrecognized arguments: --tpus=3"),
     (["--on=sky", *TPU, "--env=A"], "NAME=VALUE"),
     (["--on=sky", *TPU, "--secret=NOT_SET_HERE"], "no variable of that name is set here"),

@@ -43,6 +43,9 @@ ended(1 if value == float(os.environ.get("BAD", "-1")) else 0)
 '''
 CONFIG = '''
 import os
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"seed": 0, "x": 0.0})
 def sweep(s):
     return s.seeds(int(os.environ.get("SEEDS", "8")))
 def search(trial):
