@@ -146,9 +146,7 @@ def submit(sweep: Sweep) -> int:
     files = {f"jobs/{job.name}.sh": script(job, given.stamp) for job in jobs}
     name = _name(sweep.root)
     place = given.path(name, files | {"": f"{on.NAME} {jobs}"})
-    if on.NAME == "local":
-        made = [on.render(job, str(place), sys.executable) for job in jobs]
-    elif on.NAME == "slurm":
+    if on.NAME == "slurm":
         made = [slurm.array(jobs, name, str(place), sweep.args.parallel)]
     else:
         made = [on.render(job, str(place), sys.executable) for job in jobs]
