@@ -136,7 +136,8 @@ def submit(sweep: Sweep) -> int:
     states = {row["name"]: row["state"] for row in rows(sweep.root)} if before else {}
     waiting = ("done", "pruned") if on.NAME == "local" else ("done", "pruned", "queued", "running", "preempted")
     due = [trial for trial in listed if states.get(trial.name) not in waiting or (
-        sweep.args.evaluate and not table.read(f"{sweep.root}/{trial.name}", "eval/results.jsonl"))]
+        sweep.args.evaluate and states[trial.name] == "done"
+        and not table.read(f"{sweep.root}/{trial.name}", "eval/results.jsonl"))]
     print(f"{len(listed)} trials, {len(listed) - len(due)} done or under way", flush=True)
     if not due:
         _closing(sweep.root, sweep.args.metric)
