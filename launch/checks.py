@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from launch.accelerators import Accelerator
-from launch.job import Job, clean
+from launch.job import Job, Rendering, clean
 
-__all__ = ["Price", "builds", "cost", "engine_there", "estimate", "plan", "price", "where"]
+__all__ = ["Price", "builds", "cost", "engine_there", "estimate", "plan", "price", "ready", "where"]
 
 ASSUMED = 0.4  # model FLOPs utilisation, where none was measured
 STAND_IN = 700.0  # dollars an hour: SkyPilot's catalogue has it for what it does not know
@@ -93,6 +93,17 @@ def builds(config: str, changes: Sequence[str], root: Path) -> bool:
     if done.returncode == 2:
         raise ValueError(done.stderr.strip().splitlines()[-1])
     return done.returncode == 0
+
+
+def ready(engine: ModuleType, job: Job, made: Rendering) -> None:
+    """Raises ValueError where a submission would be cut short: a flag, the engine, or a secret is missing."""
+    for word, flag in made.lacks:
+        raise ValueError(f"{flag} is missing, for which a dry run shows {word}"
+                         + ("" if flag.startswith("--zone") else "; it goes after --"))
+    engine_there(engine)
+    for word in job.secrets:
+        if word not in os.environ:
+            raise ValueError(f"--secret={word}: no variable of that name is set here, to be handed on")
 
 
 def plan(job: Job, config: Sequence[str], root: Path, timeout: float = 3600.0) -> Mapping[str, Any]:

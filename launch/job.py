@@ -1,13 +1,16 @@
 """A job, as every engine is told of it, and what an engine makes of it."""
 
 import dataclasses
+import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from launch.accelerators import Accelerator
 
-__all__ = ["Job", "Rendering", "checked_name", "clean", "script"]
+__all__ = ["Job", "Rendering", "checked_name", "clean", "plain", "script", "surroundings"]
 
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LONGEST = 35  # xpk appends to it, and Kubernetes allows 63
@@ -101,6 +104,16 @@ class Rendering:
     lacks: tuple[tuple[str, str], ...] = ()
 
 
+def plain(text: str, longest: int = LONGEST, otherwise: str = "run") -> str:
+    """Returns the nearest name that engines take, of at most so many letters."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-").lstrip("-0123456789")[:longest].strip("-") or otherwise
+
+
+def surroundings() -> dict[str, str]:
+    """Returns the environment in which commands run: with this Python first on the PATH."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
 def checked_name(name: str) -> str:
     """Returns the name.
 
@@ -108,9 +121,8 @@ def checked_name(name: str) -> str:
       ValueError: an engine would refuse it.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST:
-        hint = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:LONGEST].strip("-") or "run"
         raise ValueError(f"--name={name}: lower-case letters, digits and dashes, a letter first and no dash last, "
-                         f"{LONGEST} at most; such as --name={hint}")
+                         f"{LONGEST} at most; such as --name={plain(name)}")
     return name
 
 

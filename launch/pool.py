@@ -4,8 +4,6 @@ the sweep is seen and not run twice."""
 import argparse
 import contextlib
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +11,9 @@ from typing import Any
 
 from launch import ledger, run, snapshot, table, trials
 from launch.engines import here
-from launch.job import Job, script
+from launch.job import Job, script, surroundings
 
 __all__ = ["Sweep", "attempt", "ledger_of", "lock_of", "noted", "pooled", "run_all"]
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Sweep:
 def ledger_of(root: str) -> Path:
     """Returns where a sweep's ledger lies."""
     if "://" in root:
-        return ROOT / snapshot.FOLDER / f"{root.partition('://')[2].replace('/', '_')}.jsonl"
+        return run.ROOT / snapshot.FOLDER / f"{root.partition('://')[2].replace('/', '_')}.jsonl"
     return Path(root) / "ledger.jsonl"
 
 
@@ -129,6 +125,5 @@ def _started(sweep: Sweep, job: Job, place: Path, code: str, lock: here.Lock, lo
     for folder in (log.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True)
     file.write_text(script(job, code), encoding="utf-8")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return here.run(("bash", str(file)), job.processes, here.virtual(job), job.restarts, log, look,
-                    {**os.environ, "PATH": path, **lock.environment()})
+                    surroundings() | lock.environment())

@@ -9,11 +9,12 @@ mend, said in one line; 130 where the question was answered with no.
 """
 
 import argparse
-import os
+import contextlib
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ if __name__ == "__main__":
 
 from launch import accelerators, checks, ledger, snapshot  # noqa: E402
 from launch.engines import MODULES, engine  # noqa: E402
-from launch.job import Job, Rendering, clean, script  # noqa: E402
+from launch.job import Job, Rendering, clean, plain, script, surroundings  # noqa: E402
 
 __all__ = ["Parser", "accelerator", "agreed", "command", "execute", "job_of", "main", "parsed", "planned",
            "shape_flags", "shown", "split"]
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def shape_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say where a job runs."""
-    parser.add_argument("--on", required=True, metavar="ENGINE", help=", ".join(MODULES))
+    parser.add_argument("--on", metavar="ENGINE", help=", ".join(MODULES))
     parser.add_argument("--tpu", metavar="NAME", help="such as v5litepod-16; with --on=local a rehearsal of its shape")
     parser.add_argument("--gpu", metavar="NAME:COUNT", help="GPUs of a node, such as H100:8")
     parser.add_argument("--slices", type=int, default=1, help="of the TPU (%(default)s)")
@@ -98,7 +99,8 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[st
     parser.add_argument("--name", help="default: the work folder's last word")
     shape_flags(parser)
     args = parser.parse_args(ours)
-    args.where_given = args.workdir
+    if args.on is None:
+        raise ValueError(f"--on=ENGINE is missing: {', '.join(MODULES)}")
     if args.verb == "submit" and args.workdir is None:
         raise ValueError("--workdir=DIR is missing: where the run writes")
     if args.verb == "submit" and args.run == "train" and args.config is None:
@@ -110,10 +112,8 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[st
 
 def name_of(args: argparse.Namespace) -> str:
     """Returns the job's name; the evaluation beside a training run has that run's name and `-eval`."""
-    words = "".join(letter if letter.isascii() and letter.isalnum() else "-"
-                    for letter in Path(args.workdir or "").name.lower())
-    plain = args.name or words.strip("-").lstrip("-0123456789") or "run"
-    return f"{plain}-eval" if args.run == "evaluate" and not plain.endswith("-eval") else plain
+    name = args.name or plain(Path(args.workdir or "").name, sys.maxsize)
+    return f"{name}-eval" if args.run == "evaluate" and not name.endswith("-eval") else name
 
 
 def accelerator(args: argparse.Namespace) -> accelerators.Accelerator | None:
@@ -153,12 +153,26 @@ def shown(job: Job, files: Mapping[str, str], made: Rendering, place: Path) -> s
 
 def execute(commands: Sequence[Sequence[str]], place: Path) -> int:
     """Runs commands in turn, up to the first that fails; returns its status."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for words in commands:
-        done = subprocess.run(words, cwd=place, env={**os.environ, "PATH": path}, check=False)
-        if done.returncode:
-            return done.returncode if done.returncode > 0 else 128 - done.returncode
+        started = subprocess.Popen(words, cwd=place, env=surroundings())
+        with _handed_on(started):
+            status = started.wait()
+        if status:
+            return status if status > 0 else 128 - status
     return 0
+
+
+@contextlib.contextmanager
+def _handed_on(started: subprocess.Popen) -> Iterator[None]:
+    """Within it, what ends this program ends the command instead, in its own way; Ctrl-C reaches both by itself."""
+    handlers = {signal.SIGINT: lambda number, frame: None, signal.SIGTERM: lambda number, frame: started.terminate(),
+                signal.SIGHUP: lambda number, frame: started.send_signal(number)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def agreed(text: str, args: argparse.Namespace) -> bool:
@@ -184,13 +198,7 @@ def submit(args: argparse.Namespace, changes: Sequence[str], flags: tuple[str, .
     if args.dry_run:
         print(shown(job, files, made, place))
         return 0
-    for word, flag in made.lacks:
-        raise ValueError(f"{flag} is missing, for which a dry run shows {word}"
-                         + ("" if flag.startswith("--zone") else "; it goes after --"))
-    checks.engine_there(on)
-    for word in job.secrets:
-        if word not in os.environ:
-            raise ValueError(f"--secret={word}: no variable of that name is set here, to be handed on")
+    checks.ready(on, job, made)
     told = planned(job, args, changes)
     what = job.accelerator.name if job.accelerator else f"{job.nodes} process{'es' * (job.nodes > 1)} of this machine"
     found = checks.price(job, args.price) if job.accelerator else None

@@ -21,8 +21,8 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from launch import checks, ledger, run, snapshot, table, trials  # noqa: E402
-from launch.engines import engine, here, slurm  # noqa: E402
-from launch.job import Job, Rendering, checked_name, script  # noqa: E402
+from launch.engines import MODULES, engine, here, slurm  # noqa: E402
+from launch.job import Job, Rendering, plain, script  # noqa: E402
 from launch.pool import Sweep, ledger_of, lock_of, noted, run_all  # noqa: E402
 
 __all__ = ["main", "parsed", "rows"]
@@ -42,11 +42,11 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], tuple[st
     parser.add_argument("--trials", type=int, metavar="N", help="ask `def search(trial)` N times, by Optuna")
     parser.add_argument("--prune", action="store_true", help="a search ends what falls behind its median")
     run.shape_flags(parser)
-    # The table and the end of a sweep know the engine from its ledger.
-    verb = next((word for word in ours if not word.startswith("-")), "run")
-    args = parser.parse_args(ours if verb == "run" else [*ours, "--on=local"])
+    args = parser.parse_args(ours)
     args.run = "train"
-    if args.verb == "run":
+    if args.verb == "run":  # the table and the end of a sweep know the engine from its ledger
+        if args.on is None:
+            raise ValueError(f"--on=ENGINE is missing: {', '.join(MODULES)}")
         if args.config is None:
             raise ValueError("--config=FILE is missing: a config with a `def sweep(s)`")
         if args.on == "gcloud":
@@ -105,7 +105,7 @@ def told(root: str, metric: str) -> None:
       ValueError: no trial has told the metric, though some have told others.
     """
     found = rows(root)
-    metric = metric if any(table.metrics(row["workdir"]) for row in found) else ""
+    metric = metric if any(isinstance(value, float) for row in found for value in row.values()) else ""
     ordered = table.sort(found, metric) if metric else found
     count = {state: sum(row["state"] == state for row in found) for state in table.STATES}
     print(table.as_text(ordered, list(filter(None, dict.fromkeys(("name", "state", "step", metric))))))
@@ -145,7 +145,7 @@ def submit(sweep: Sweep) -> int:
     given = snapshot.code(ROOT, sweep.config)
     jobs = [sweep.job(trial) for trial in due]
     files = {f"jobs/{job.name}.sh": script(job, given.stamp) for job in jobs}
-    name = _name(sweep.root)
+    name = plain(Path(sweep.root).name, 24, "sweep")
     place = given.path(name, files | {"": f"{on.NAME} {jobs}"})
     if on.NAME == "slurm":
         made = [slurm.array(jobs, name, str(place), sweep.args.parallel)]
@@ -159,9 +159,7 @@ def submit(sweep: Sweep) -> int:
         for each in made:
             print(run.shown(jobs[0], {}, each, place))
         return 0
-    for word, flag in made[0].lacks:
-        raise ValueError(f"{flag} is missing, for which a dry run shows {word}")
-    checks.engine_there(on)
+    checks.ready(on, jobs[0], made[0])
     if not run.agreed(f"{len(jobs)} trials on {on.NAME}: {_cost(sweep, jobs)}", sweep.args):
         return 130
     snapshot.write(given, place, files)
@@ -169,12 +167,7 @@ def submit(sweep: Sweep) -> int:
         status = run_all(sweep, due, place, given.stamp)
         _closing(sweep.root, sweep.args.metric)
         return status
-    return _queued(sweep, due, jobs, made, place, given.stamp)
-
-
-def _name(root: str) -> str:
-    words = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(root).name.lower())
-    return checked_name((words.strip("-").lstrip("-0123456789") or "sweep")[:24].strip("-"))
+    return _queued(sweep, list(zip(due, jobs, strict=True)), made, name, place, given.stamp)
 
 
 def _cost(sweep: Sweep, jobs: Sequence[Job]) -> str:
@@ -185,22 +178,20 @@ def _cost(sweep: Sweep, jobs: Sequence[Job]) -> str:
     return "each " + checks.cost(job, planned, checks.price(job, sweep.args.price) if job.accelerator else None)
 
 
-def _queued(sweep: Sweep, due: Sequence[trials.Trial], jobs: Sequence[Job], made: Sequence[Rendering], place: Path,
+def _queued(sweep: Sweep, due: Sequence[tuple[trials.Trial, Job]], made: Sequence[Rendering], name: str, place: Path,
             code: str) -> int:
-    array = len(made) == 1 and sweep.args.on == "slurm"
-    for number, (trial, job) in enumerate(zip(due, jobs, strict=True)):
-        each = made[0] if array else made[number]
-        more: dict[str, Any] = {"listed": [_name(sweep.root), str(number)]} if array else {}
-        status = ("squeue", "--me", "--array", "--noheader", "--format=%j %K %T") if array else each.status
-        stop = ("scancel", f"--name={_name(sweep.root)}", "--me") if array else each.stop
-        sweep.note(trial, job, place, code, status=status, stop=stop, **more)
-        if not array and (failed := run.execute(each.submit, place)):
-            ledger.append(sweep.ledger, "failed", trial.name, status=failed)
+    """Submits one array for all, or each for itself; every line of the ledger before its submission."""
+    if sweep.args.on == "slurm":
+        parts = [(made[0], [(*pair, {"listed": [name, str(number)]}) for number, pair in enumerate(due)])]
+    else:
+        parts = [(each, [(*pair, {})]) for each, pair in zip(made, due, strict=True)]
+    for each, members in parts:
+        for trial, job, more in members:
+            sweep.note(trial, job, place, code, status=each.status, stop=each.stop, **more)
+        if failed := run.execute(each.submit, place):
+            for trial, _, _ in members:
+                ledger.append(sweep.ledger, "failed", trial.name, status=failed)
             return failed
-    if array and (failed := run.execute(made[0].submit, place)):
-        for trial in due:
-            ledger.append(sweep.ledger, "failed", trial.name, status=failed)
-        return failed
     return 0
 
 

@@ -141,9 +141,10 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
     rows = [row for row in sort(rows, metric) if metric in row]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 1.6 + 0.3 * max(6, len(rows))), layout="constrained")
     colours = pyplot.get_cmap("viridis")([number / max(1, len(rows) - 1) for number in range(len(rows))])
-    told = metric if any(curve(row["workdir"], metric) for row in rows) else "loss"
-    for row, colour in zip(rows, colours, strict=True):
-        points = curve(row["workdir"], told)
+    curves, told = [curve(row["workdir"], metric) for row in rows], metric
+    if not any(curves):
+        curves, told = [curve(row["workdir"], "loss") for row in rows], "loss"
+    for points, colour in zip(curves, colours, strict=True):
         if points:
             left.plot(*zip(*points, strict=True), color=colour, linewidth=1)
     left.set(xlabel="step", ylabel=told, title="while training")

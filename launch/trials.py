@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launch.job import LONGEST
+from launch.job import LONGEST, plain
 
 __all__ = ["Space", "Trial", "listed", "loaded", "named"]
 
@@ -153,8 +153,7 @@ def named(config: str, changes: Mapping[str, Any], among: Sequence[Mapping[str, 
     varying = [leaf for leaf in mine if any(other.get(leaf) != mine[leaf] for other in flat)]
     file, _, arg = config.partition(":")
     words = "-".join(filter(None, [Path(file).stem, arg, *(_short(mine[leaf]) for leaf in varying)]))
-    plain = re.sub("-+", "-", re.sub("[^a-z0-9]+", "-", words.lower())).strip("-").lstrip("-0123456789") or "trial"
-    return f"{plain[:LONGEST - 7].strip('-')}-{key}"
+    return f"{plain(words, LONGEST - 1 - len(key), 'trial')}-{key}"
 
 
 def _leaves(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from launch.job import Job, Rendering
+from launch.job import Job, Rendering, surroundings
 
 __all__ = ["COMMAND", "NAME", "Lock", "Processes", "Told", "alive", "claim", "main", "render", "run", "verdict",
            "virtual"]
@@ -267,8 +267,6 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv[1:])
     pid = given.log.with_name(given.log.name + ".pid")
     given.log.parent.mkdir(parents=True, exist_ok=True)
-    # This python first, since it is what the launcher runs with.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     lock = threading.Lock()
     with given.log.open("a", encoding="utf-8") as log:
         def out(line: str) -> None:
@@ -279,7 +277,7 @@ def main(argv: Sequence[str]) -> int:
 
         claim(pid)
         try:
-            return run(given.command, given.processes, given.devices, given.restarts, out, Told())
+            return run(given.command, given.processes, given.devices, given.restarts, out, Told(), surroundings())
         finally:
             pid.unlink(missing_ok=True)
 

@@ -1,5 +1,7 @@
 """SLURM: one batch job whose tasks are the processes; put back into the queue when it ends with 42 and then alone."""
 
+import dataclasses
+
 from launch.job import Job, Rendering
 
 __all__ = ["COMMAND", "NAME", "array", "render"]
@@ -58,7 +60,9 @@ def array(jobs: list[Job], name: str, place: str, parallel: int) -> Rendering:
     before = f"names=({names})\nname=${{names[$SLURM_ARRAY_TASK_ID]}}\n"
     # JOB_ID alone would be the whole array for its last member.
     whole = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-    return _rendering(jobs[0], name, place, head + _body(jobs[0], '"jobs/$name.sh"', whole, before))
+    made = _rendering(jobs[0], name, place, head + _body(jobs[0], '"jobs/$name.sh"', whole, before))
+    # A line for each member: its array's name, its number, its state.
+    return dataclasses.replace(made, status=("squeue", "--me", "--array", "--noheader", "--format=%j %K %T"))
 
 
 def _head(job: Job, name: str = "", more: str = "", log: str = LOG) -> str:

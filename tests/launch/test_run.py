@@ -66,6 +66,7 @@ def test_what_a_dry_run_prints_is_what_a_submission_executes(place, capsys):
 
 
 @pytest.mark.parametrize(("words", "said"), [
+    ([*TPU], "--on=ENGINE is missing: sky, xpk"),
     (["--on=skye", *TPU], "did you mean sky"),
     (["--on=sky", "--tpu=v5e-16", *DIT], "did you mean v5litepod-16"),
     (["--on=sky", "--tpu=v6e-8", "--gpu=H100:8", *DIT], "one of them"),

@@ -161,6 +161,41 @@ def test_stop_ends_the_pool_and_its_trials(checkout):
     assert "2 stopped" in out
 
 
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_launcher_of_one_job_is_handed_on_and_the_job_saves(what, checkout):
+    workdir = checkout.parent / "one"
+    job = subprocess.Popen([sys.executable, "launch/run.py", "--on=local", "--config=configs/c.py",
+                            f"--workdir={workdir}"], cwd=checkout, env={**os.environ, "PACE": "1"},
+                           stdout=subprocess.PIPE)
+    wait_for((workdir / "metrics.jsonl").exists)
+    job.send_signal(what)
+    job.communicate(timeout=60)
+    assert job.returncode == 42
+    assert json.loads((workdir / "run.jsonl").read_text().splitlines()[-1])["status"] == 42
+    row = ledger.last(checkout / ".snapshots" / "ledger.jsonl", "one")
+    assert row["then"] == ["closed"]
+
+
+def test_control_c_reaches_all_of_them_and_the_job_saves(checkout):
+    """As a terminal sends it: to the launcher and to what it started, at once."""
+    workdir = checkout.parent / "one"
+    job = subprocess.Popen([sys.executable, "launch/run.py", "--on=local", "--config=configs/c.py",
+                            f"--workdir={workdir}"], cwd=checkout, env={**os.environ, "PACE": "1"},
+                           stdout=subprocess.PIPE, start_new_session=True)
+    wait_for((workdir / "metrics.jsonl").exists)
+    os.killpg(job.pid, signal.SIGINT)
+    job.communicate(timeout=60)
+    assert job.returncode == 42
+    assert json.loads((workdir / "run.jsonl").read_text().splitlines()[-1])["status"] == 42
+
+
+def test_flags_with_a_blank_for_the_equals_sign_do_not_change_the_engine(checkout):
+    words = command(checkout, on="slurm")
+    spaced = [part for word in words for part in (word.split("=", 1) if word.startswith("--config") else [word])]
+    done = subprocess.run([*spaced, "--dry-run"], cwd=checkout, capture_output=True, text=True, check=True)
+    assert "#SBATCH --array=0-7%2" in done.stdout
+
+
 def test_a_search_asks_optuna_and_goes_on(checkout):
     called(checkout, "run", "--trials=3")
     out = called(checkout, "run", "--trials=8", "--prune")
